@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets itself up in .venv; PYTHON names the Python that is made from.
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
+FUZZ ?= 2000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup build demo test pytest lint format sanitize bench bench-quick wheel wheel-check new-op clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+
+demo: build ## a short tour with numbers and a picture
+	@echo '== demo'
+	@$(PYTHON) tools/setup.py --try demo
+	@$(PY) examples/demo.py
+
+test: lint sanitize bench-quick pytest ## everything that proves the tree: lint, sanitizers, a short bench, all tests
+
+bench: build ## time every op against its rivals (ARGS='...': see sparsecore bench --help)
+	@$(PYTHON) tools/setup.py --try bench
+	@$(PY) -m sparsecore bench $(ARGS)
+
+lint: setup ## style, types
+	@$(PYTHON) tools/setup.py --try lint
+	@echo '== lint'
+	@for tool in ruff mypy clang-format; do command -v $$tool >/dev/null || \
+	  echo "skipped: $$tool is not installed, so what it checks is not proven"; done
+	@! command -v ruff >/dev/null || { ruff check -q && ruff format -q --check; } || { echo 'try: make format'; exit 1; }
+	@! command -v mypy >/dev/null || mypy --no-error-summary
+	@! command -v clang-format >/dev/null || clang-format --dry-run -Werror $(CXX_FILES)
+
+format: setup ## lay out Python and C++ as lint wants it
+	@$(PYTHON) tools/setup.py lint
+	@ruff check -q --fix-only && ruff format -q && clang-format -i $(CXX_FILES)
+
+sanitize: setup ## random and hostile calls of every kernel under ASan and UBSan (FUZZ=<calls>)
+	@echo '== sanitize'
+	@cmake -S tests/native -B build/sanitize -G Ninja -DSPARSECORE_NATIVE_MODULE=OFF -DCMAKE_BUILD_TYPE=None \
+	  -DCMAKE_CXX_FLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all' --log-level=WARNING >build/sanitize.log
+	@cmake --build build/sanitize --target native_fuzz
+	@build/sanitize/native_fuzz $(FUZZ)
+
+wheel: setup ## one wheel for every Python, in dist/
+	@echo '== wheel'
+	@$(PYTHON) tools/setup.py wheel
+	@rm -rf dist build/unrepaired
+	@$(PIP) wheel --no-build-isolation --no-deps -w build/unrepaired .
+	@auditwheel repair --exclude libtorch_cpu.so -w dist build/unrepaired/*.whl >build/auditwheel.log 2>&1 || \
+	  { cat build/auditwheel.log; exit 1; }
+	@ls dist/*.whl
+
+wheel-check: wheel ## that wheel in clean environments: PYTHONS='3.13 3.10=2.10.*', else every Python here
+	@echo '== wheel-check'
+	@$(PY) tools/wheel_check.py dist/*.whl $(PYTHONS)
+
+new-op: setup ## NAME=<op>: a working op to write over
+	@$(PY) tools/new_op.py $(NAME)
+
+clean: ## everything that was built; .venv stays
+	rm -rf build dist
+
+setup:
+	@$(PYTHON) tools/setup.py test
+	@mkdir -p build
+
+build: setup ## compile, and install for development into .venv
+	@echo '== build'
+	@$(PIP) install --no-build-isolation --no-deps -e .
+
+pytest: build
+	@echo '== pytest'
+	@$(PY) -m pytest
+
+bench-quick: build
+	@echo '== bench, short'
+	@$(PY) -m sparsecore bench --quick

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// AVX-512 verbs (Ice Lake level). Included by *_avx512.cpp alone; everything here has internal linkage.
+#pragma once
+#include <immintrin.h>
+
+#include "core/dtype.h"
+
+namespace sparsecore {
+namespace {
+
+struct F32x4 {
+  using reg = __m128;
+  static constexpr int64_t width = 4;
+  static reg zero() { return _mm_setzero_ps(); }
+  static reg set1(float a) { return _mm_set1_ps(a); }
+  static reg load(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, reg a) { _mm_storeu_ps(p, a); }
+  static reg add(reg a, reg b) { return _mm_add_ps(a, b); }
+  static reg fma(reg a, reg b, reg c) { return _mm_fmadd_ps(a, b, c); }
+};
+
+struct F32x8 {
+  using reg = __m256;
+  static constexpr int64_t width = 8;
+  static reg zero() { return _mm256_setzero_ps(); }
+  static reg set1(float a) { return _mm256_set1_ps(a); }
+  static reg load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, reg a) { _mm256_storeu_ps(p, a); }
+  static reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
+  static reg fma(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }
+};
+
+struct F32x16 {
+  using reg = __m512;
+  static constexpr int64_t width = 16;
+  static reg zero() { return _mm512_setzero_ps(); }
+  static reg set1(float a) { return _mm512_set1_ps(a); }
+  static reg load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
+  static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
+  static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static float sum(reg a) { return _mm512_reduce_add_ps(a); }
+  // base[index[0..16)]
+  static reg gather(const float* base, const int32_t* index) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
+  }
+};
+
+using Wide = F32x16;
+// Registers that hold a panel of T floats.
+template <int T> struct PanelVec { using type = F32x16; };
+template <> struct PanelVec<4> { using type = F32x4; };
+template <> struct PanelVec<8> { using type = F32x8; };
+
+constexpr int64_t kWiden = 16;  // elements the widening loads take
+
+inline void widen(const uint16_t* in, Dtype d, float* out) {
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+  const __m512 f = d == Dtype::bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))
+                                    : _mm512_cvtph_ps(h);
+  _mm512_storeu_ps(out, f);
+}
+inline void widen(const int8_t* in, float* out) {
+  const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
+  _mm512_storeu_ps(out, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)));
+}
+
+// How many of the leading columns of cols[0..count), which rise, lie below `limit`.
+inline int64_t count_below(const int32_t* cols, int64_t count, int32_t limit) {
+  const __m512i bound = _mm512_set1_epi32(limit);
+  for (int64_t p = 0; p < count; p += 16) {
+    const unsigned live = count - p >= 16 ? 0xffffu : (1u << (count - p)) - 1;
+    const __m512i c = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(live), cols + p);
+    const unsigned below = _mm512_mask_cmplt_epi32_mask(static_cast<__mmask16>(live), c, bound);
+    if (below != 0xffff) return p + __builtin_ctz(~below);
+  }
+  return count;
+}
+
+}  // namespace
+}  // namespace sparsecore

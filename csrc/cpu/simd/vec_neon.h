@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// NEON verbs (ARMv8-A base). Included by *_neon.cpp alone; everything here has internal linkage.
+#pragma once
+#include <arm_neon.h>
+
+#include "core/dtype.h"
+
+namespace sparsecore {
+namespace {
+
+struct F32x4 {
+  using reg = float32x4_t;
+  static constexpr int64_t width = 4;
+  static reg zero() { return vdupq_n_f32(0.0f); }
+  static reg set1(float a) { return vdupq_n_f32(a); }
+  static reg load(const float* p) { return vld1q_f32(p); }
+  static void store(float* p, reg a) { vst1q_f32(p, a); }
+  static reg add(reg a, reg b) { return vaddq_f32(a, b); }
+  static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }
+  static float sum(reg a) { return vaddvq_f32(a); }
+  // base[index[0..4)]; lane loads, ARMv8-A has no gather
+  static reg gather(const float* base, const int32_t* index) {
+    reg r = vld1q_dup_f32(base + index[0]);
+    r = vld1q_lane_f32(base + index[1], r, 1);
+    r = vld1q_lane_f32(base + index[2], r, 2);
+    return vld1q_lane_f32(base + index[3], r, 3);
+  }
+};
+
+using Wide = F32x4;
+// Registers that hold a panel of T floats.
+template <int T> struct PanelVec { using type = F32x4; };
+
+constexpr int64_t kWiden = 4;  // elements the widening loads take
+
+inline void widen(const uint16_t* in, Dtype d, float* out) {
+  const uint16x4_t h = vld1_u16(in);
+  vst1q_f32(out, d == Dtype::bf16 ? vreinterpretq_f32_u32(vshll_n_u16(h, 16)) : vcvt_f32_f16(vreinterpret_f16_u16(h)));
+}
+inline void widen(const int8_t* in, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = in[i];
+}
+
+// How many of the leading columns of cols[0..count), which rise, lie below `limit`.
+inline int64_t count_below(const int32_t* cols, int64_t count, int32_t limit) {
+  const int32x4_t bound = vdupq_n_s32(limit);
+  int64_t p = 0;
+  while (p + 4 <= count && vminvq_u32(vcltq_s32(vld1q_s32(cols + p), bound)) != 0) p += 4;
+  while (p < count && cols[p] < limit) ++p;
+  return p;
+}
+
+}  // namespace
+}  // namespace sparsecore

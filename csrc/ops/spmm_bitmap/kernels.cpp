@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/spmm_bitmap/spmm_bitmap.h"
+
+namespace sparsecore::spmm_bitmap {
+
+extern const Kernel kernel_scalar;
+#if defined(__x86_64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_avx512.cpp") && __has_include("ops/spmm_bitmap/spmm_bitmap_avx2.cpp")
+extern const Kernel kernel_avx2, kernel_avx512;
+#elif defined(__aarch64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_neon.cpp")
+extern const Kernel kernel_neon;
+#endif
+
+cpu::KernelTable<Kernel> kernels() {
+  static const Kernel table[] = {
+#if defined(__x86_64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_avx512.cpp") && __has_include("ops/spmm_bitmap/spmm_bitmap_avx2.cpp")
+      kernel_avx512,
+      kernel_avx2,
+#elif defined(__aarch64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_neon.cpp")
+      kernel_neon,
+#endif
+      kernel_scalar,
+  };
+  return {table, sizeof(table) / sizeof(table[0])};
+}
+
+}  // namespace sparsecore::spmm_bitmap

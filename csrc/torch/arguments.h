@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// From tensors to raw views, with errors that name the argument.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/linear.h"
+#include "torch/stable.h"
+
+namespace sparsecore::binding {
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+inline std::optional<Dtype> as_dtype(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return Dtype::f32;
+    case ScalarType::BFloat16: return Dtype::bf16;
+    case ScalarType::Half: return Dtype::f16;
+    case ScalarType::Char: return Dtype::i8;
+    case ScalarType::Int: return Dtype::i32;
+    case ScalarType::Long: return Dtype::i64;
+    default: return std::nullopt;
+  }
+}
+
+inline Dtype float_dtype(const Tensor& t, const char* name) {
+  const std::optional<Dtype> d = as_dtype(t.scalar_type());
+  STD_TORCH_CHECK(d == Dtype::f32 || d == Dtype::bf16 || d == Dtype::f16, name,
+                  ": dtype must be float32, bfloat16 or float16, not ", torch::headeronly::toString(t.scalar_type()));
+  return *d;
+}
+
+inline Dtype index_dtype(const Tensor& t, const char* name) {
+  const std::optional<Dtype> d = as_dtype(t.scalar_type());
+  STD_TORCH_CHECK(d == Dtype::i32 || d == Dtype::i64, name, ": dtype must be int32 or int64, not ",
+                  torch::headeronly::toString(t.scalar_type()));
+  return *d;
+}
+
+inline void check_dtype(const Tensor& t, ScalarType type, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == type, name, ": dtype must be ", torch::headeronly::toString(type), ", not ",
+                  torch::headeronly::toString(t.scalar_type()));
+}
+
+inline void check_cpu(const Tensor& t, const char* name) {
+  STD_TORCH_CHECK(t.is_cpu(), name, ": must be on the CPU like the other arguments");
+}
+
+// An array of a format: contiguous, on the CPU, of `dim` dimensions.
+inline void check_array(const Tensor& t, int64_t dim, const char* name) {
+  check_cpu(t, name);
+  STD_TORCH_CHECK(t.dim() == dim, name, ": must have ", dim, " dimension(s), not ", t.dim());
+  STD_TORCH_CHECK(t.is_contiguous(), name, ": must be contiguous");
+}
+
+// Bytes [first, last) that a tensor's elements span.
+inline std::pair<const char*, const char*> byte_span(const Tensor& t) {
+  const char* first = static_cast<const char*>(t.const_data_ptr());
+  if (t.numel() == 0) return {first, first};
+  int64_t last = 0;
+  for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
+  return {first, first + (last + 1) * static_cast<int64_t>(t.element_size())};
+}
+
+inline void check_disjoint(const Tensor& out, const Tensor& in, const char* name) {
+  const auto a = byte_span(out), b = byte_span(in);
+  STD_TORCH_CHECK(a.first >= b.second || b.first >= a.second, "out: overlaps ", name, " in memory");
+}
+
+// x as [m, k] with adjacent columns: itself where its strides allow, else a contiguous copy.
+struct DenseInput {
+  Tensor x;
+  int64_t m, k, stride;
+};
+
+inline DenseInput dense_input(const Tensor& x) {
+  check_cpu(x, "x");
+  STD_TORCH_CHECK(x.dim() >= 1, "x: must have at least one dimension, [..., in_features]");
+  const int64_t dims = x.dim(), k = x.size(dims - 1);
+  int64_t m = 1;
+  for (int64_t i = 0; i + 1 < dims; ++i) m *= x.size(i);
+  if (dims == 2 && x.stride(1) == 1) return {x, m, k, x.stride(0)};
+  if (x.is_contiguous()) return {x, m, k, k};
+  return {torch::stable::contiguous(x), m, k, k};
+}
+
+// An uninitialised contiguous CPU tensor of like's dtype. The C shim, not ops.h: torch's dispatcher by
+// name costs 2 us a tensor.
+inline Tensor empty_like_dtype(const Tensor& like, const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(sizes[i], 1);
+  }
+  int32_t dtype;
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype,
+                                            aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
+
+// A fresh y [..., n] of x's dtype, or `out` once its shape, dtype and layout are right.
+inline Tensor linear_output(const Tensor& x, int64_t n, const std::optional<Tensor>& out) {
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  sizes.back() = n;
+  if (!out) return empty_like_dtype(x, sizes);
+  check_array(*out, x.dim(), "out");
+  check_dtype(*out, x.scalar_type(), "out");
+  for (int64_t i = 0; i < x.dim(); ++i)
+    STD_TORCH_CHECK(out->size(i) == sizes[i], "out: dimension ", i, " must be ", sizes[i], ", not ", out->size(i));
+  check_disjoint(*out, x, "x");
+  return *out;
+}
+
+inline const void* bias_pointer(const std::optional<Tensor>& bias, const Tensor& x, int64_t n) {
+  if (!bias) return nullptr;
+  check_array(*bias, 1, "bias");
+  check_dtype(*bias, x.scalar_type(), "bias");
+  STD_TORCH_CHECK(bias->numel() == n, "bias: must have out_features = ", n, " elements, not ", bias->numel());
+  return bias->const_data_ptr();
+}
+
+}  // namespace sparsecore::binding

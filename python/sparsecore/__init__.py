@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse matrix kernels for PyTorch."""
+
+import importlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+__version__ = version("sparsecore")
+
+
+def _load() -> None:
+    if torch.__version__ < "2.10":
+        raise ImportError(f"sparsecore needs torch >= 2.10, this is {torch.__version__}")
+    for folder in __path__:
+        library = Path(folder, "lib", "libsparsecore_cpu.so")
+        if library.is_file():
+            torch.ops.load_library(library)
+            break
+    else:
+        raise ImportError(f"no lib/libsparsecore_cpu.so in {list(__path__)}: run `pip install .` in the checkout")
+    if forced := os.environ.get("SPARSECORE_ISA"):
+        from . import doctor
+
+        doctor.check_isa(forced, doctor.kernels())
+
+
+_load()
+
+from .formats import Bitmap, Csr, sparsify  # noqa: E402  (need the library)
+from .linear import linear  # noqa: E402
+
+__all__ = ["Bitmap", "Csr", "linear", "sparsify"]
+
+_LATER = ("bench", "doctor", "io", "nn", "prune", "testing")
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse weight formats: frozen groups of plain tensors that a state dict can hold."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .ops import spmm_bitmap as _bitmap
+from .ops import spmm_csr as _csr
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _dense_2d(w: Tensor, dtype: torch.dtype | None, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
+    _require(isinstance(w, Tensor) and w.layout is torch.strided, "w: must be a dense tensor")
+    _require(w.dim() == 2, f"w: must be [out_features, in_features], not {list(w.shape)}")
+    dtype = dtype or w.dtype
+    _require(dtype in allowed, f"dtype: must be one of {allowed}, not {dtype}")
+    return dtype
+
+
+def _needs_grad(x: Tensor, values: Tensor, extra: Tensor | None) -> bool:
+    # Traced graphs always take the differentiable op; eager calls without a gradient take the one
+    # without an autograd formula, which saves 10 us of Python.
+    if torch.compiler.is_compiling():
+        return True
+    return torch.is_grad_enabled() and (
+        x.requires_grad or values.requires_grad or (extra is not None and extra.requires_grad)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Format:
+    """What every format offers; a subclass names its tensors and its shape."""
+
+    names: ClassVar[tuple[str, ...]]
+    values: Tensor
+    shape: tuple[int, int]
+
+    @property
+    def nnz(self) -> int:
+        return self.values.numel()
+
+    @property
+    def density(self) -> float:
+        """Stored elements over all; 1 for an empty shape."""
+        n, k = self.shape
+        return self.nnz / (n * k) if n * k else 1.0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The plain tensors by name; an absent one is left out."""
+        return {name: t for name in self.names if (t := getattr(self, name)) is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], shape: tuple[int, int]) -> "_Format":
+        """The inverse of tensors(); checked.
+
+        Raises:
+            ValueError: for a missing, unknown or broken tensor, naming it.
+        """
+        unknown = set(tensors) - set(cls.names)
+        _require(not unknown, f"tensors: {sorted(unknown)} are not of {cls.__name__}")
+        try:
+            made = cls(**tensors, shape=shape)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ValueError(f"tensors: {error}") from None
+        made.check()
+        return made
+
+    def to(self, *args: Any, **kwargs: Any) -> "_Format":
+        """Like Tensor.to; a dtype applies to the values alone."""
+        like = torch.empty(0, dtype=self.values.dtype, device=self.values.device).to(*args, **kwargs)
+        moved = {name: t.to(like.device) for name, t in self.tensors().items()}
+        if like.dtype != self.dtype:
+            _require(
+                like.dtype in _FLOATS and self.dtype in _FLOATS,
+                f"dtype: can't turn {self.dtype} values into {like.dtype}",
+            )
+            moved["values"] = moved["values"].to(like.dtype)
+        return type(self)(**moved, shape=self.shape)  # type: ignore[arg-type]
+
+    def _check_x(self, x: Tensor) -> None:
+        if x.shape[-1] != self.shape[1]:
+            raise ValueError(f"x: last dimension must be in_features = {self.shape[1]}, not {x.shape[-1]}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, device={self.device})"
+
+
+def _check_values(values: Tensor, allowed: tuple[torch.dtype, ...]) -> None:
+    _require(isinstance(values, Tensor) and values.dim() == 1, "values: must be a tensor of one dimension")
+    _require(values.dtype in allowed, f"values: dtype must be one of {allowed}, not {values.dtype}")
+
+
+def _check_shape(shape: Any) -> tuple[int, int]:
+    _require(
+        len(shape) == 2 and all(isinstance(s, int) and s >= 0 for s in shape),
+        f"shape: must be two sizes >= 0, not {tuple(shape)}",
+    )
+    return tuple(shape)
+
+
+def _raise_value_error(op: Any, *args: Any) -> None:
+    try:
+        op(*args)
+    except RuntimeError as error:
+        raise ValueError(str(error).split("\n")[0]) from None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Csr(_Format):
+    """CSR weight ``[n, k]``, array for array ``torch.sparse_csr``.
+
+    Attributes:
+        crow_indices: ``[n + 1]`` int32 or int64.
+        col_indices: ``[nnz]`` of the same dtype, rising strictly within a row.
+        values: ``[nnz]`` float32, bfloat16 or float16.
+        shape: ``(n, k)``.
+
+    Raises:
+        ValueError: at construction for shapes and dtypes; ``check()`` also reads the indices.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("crow_indices", "col_indices", "values")
+    crow_indices: Tensor
+    col_indices: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    def __init__(self, crow_indices: Tensor, col_indices: Tensor, values: Tensor, shape: tuple[int, int]) -> None:
+        shape = _check_shape(shape)
+        _check_values(values, _FLOATS)
+        for name, t in (("crow_indices", crow_indices), ("col_indices", col_indices)):
+            _require(isinstance(t, Tensor) and t.dim() == 1, f"{name}: must be a tensor of one dimension")
+            _require(t.dtype in (torch.int32, torch.int64), f"{name}: dtype must be int32 or int64, not {t.dtype}")
+        _require(crow_indices.dtype == col_indices.dtype, "col_indices: dtype must be that of crow_indices")
+        _require(
+            crow_indices.numel() == shape[0] + 1,
+            f"crow_indices: must have {shape[0] + 1} elements, not {crow_indices.numel()}",
+        )
+        _require(
+            col_indices.numel() == values.numel(),
+            f"values: must have one element per col_indices, {col_indices.numel()}, not {values.numel()}",
+        )
+        for name, value in (
+            ("crow_indices", crow_indices.contiguous()),
+            ("col_indices", col_indices.contiguous()),
+            ("values", values.contiguous()),
+            ("shape", shape),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dense(
+        cls, w: Tensor, *, dtype: torch.dtype | None = None, index_dtype: torch.dtype = torch.int32
+    ) -> "Csr":
+        """The nonzeros of w ``[n, k]``; NaN is stored, -0.0 is not."""
+        dtype = _dense_2d(w, dtype, _FLOATS)
+        return Bitmap.from_dense(w.detach(), dtype=dtype).to_csr(index_dtype=index_dtype)
+
+    @classmethod
+    def from_torch(cls, w: Tensor) -> "Csr":
+        """From ``torch.sparse_csr``, sharing its memory; checked.
+
+        Raises:
+            ValueError: for another layout, or indices that break the invariants.
+        """
+        _require(isinstance(w, Tensor) and w.layout is torch.sparse_csr, "w: must be a torch.sparse_csr tensor")
+        _require(w.dim() == 2 and w.dense_dim() == 0, "w: must be two-dimensional")
+        made = cls(w.crow_indices(), w.col_indices(), w.values(), tuple(w.shape))
+        made.check()
+        return made
+
+    @classmethod
+    def from_scipy(cls, w: Any) -> "Csr":
+        """From a SciPy CSR matrix or array with sorted indices, sharing its memory; checked.
+
+        Raises:
+            ValueError: for another format, unsorted or duplicated columns, or float64 values.
+        """
+        _require(getattr(w, "format", None) == "csr", "w: must be a SciPy CSR matrix or array")
+        made = cls(torch.from_numpy(w.indptr), torch.from_numpy(w.indices), torch.from_numpy(w.data), tuple(w.shape))
+        made.check()
+        return made
+
+    def to_dense(self) -> Tensor:
+        """``[n, k]`` of values' dtype."""
+        return _csr.dense_weight(self.crow_indices, self.col_indices, self.values, self.shape[1])
+
+    def to_torch(self) -> Tensor:
+        """A ``torch.sparse_csr`` tensor that shares the arrays."""
+        return torch.sparse_csr_tensor(
+            self.crow_indices, self.col_indices, self.values, self.shape, check_invariants=False
+        )
+
+    def to_scipy(self) -> Any:
+        """A ``scipy.sparse.csr_array`` that shares the arrays (float32 values only)."""
+        from scipy.sparse import csr_array
+
+        _require(self.dtype is torch.float32, f"values: SciPy has no {self.dtype}")
+        arrays = (self.values.numpy(), self.col_indices.numpy(), self.crow_indices.numpy())
+        return csr_array(arrays, shape=self.shape)
+
+    def to_bitmap(self) -> "Bitmap":
+        """The same weight as a bitmap."""
+        return Bitmap.from_dense(self.to_dense())
+
+    def linear(self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """``x @ W.T + bias``; see sparsecore.linear."""
+        self._check_x(x)
+        args = (x, self.crow_indices, self.col_indices, self.values, bias)
+        if out is None:
+            if _needs_grad(x, self.values, bias):
+                return torch.ops.sparsecore.spmm_csr.default(*args)
+            return torch.ops.sparsecore._spmm_csr.default(*args)
+        return torch.ops.sparsecore.spmm_csr.out(*args, out=out)
+
+    def check(self) -> None:
+        """Read the index arrays once.
+
+        Raises:
+            ValueError: naming the array that breaks an invariant.
+        """
+        _raise_value_error(
+            torch.ops.sparsecore._check_csr, self.crow_indices, self.col_indices, self.values, self.shape[1]
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bitmap(_Format):
+    """Bitmap weight ``[n, k]``: one bit an element, then the nonzeros in row order.
+
+    Attributes:
+        bitmask: ``[n, 8 * ceil(k / 64)]`` uint8, least significant bit first; padding bits 0.
+        row_offsets: ``[n + 1]`` int64 into values.
+        values: ``[nnz]`` float32, bfloat16, float16, or int8 with scales.
+        scales: ``[n]`` float32 with int8 values, else None.
+        shape: ``(n, k)``.
+
+    Raises:
+        ValueError: at construction for shapes and dtypes; ``check()`` also reads mask and offsets.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("bitmask", "row_offsets", "values", "scales")
+    bitmask: Tensor
+    row_offsets: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+    scales: Tensor | None
+
+    def __init__(
+        self,
+        bitmask: Tensor,
+        row_offsets: Tensor,
+        values: Tensor,
+        shape: tuple[int, int],
+        scales: Tensor | None = None,
+    ) -> None:
+        n, k = shape = _check_shape(shape)
+        _check_values(values, (*_FLOATS, torch.int8))
+        _require(isinstance(bitmask, Tensor) and bitmask.dtype is torch.uint8, "bitmask: must be a uint8 tensor")
+        width = (k + 63) // 64 * 8
+        _require(
+            bitmask.shape == (n, width),
+            f"bitmask: must be [{n}, {width}] for shape {shape}, not {list(bitmask.shape)}",
+        )
+        _require(
+            isinstance(row_offsets, Tensor) and row_offsets.dtype is torch.int64 and row_offsets.shape == (n + 1,),
+            f"row_offsets: must be int64 [{n + 1}]",
+        )
+        _require(
+            (values.dtype is torch.int8) == (scales is not None), "scales: go with int8 values, and only with them"
+        )
+        if scales is not None:
+            _require(
+                isinstance(scales, Tensor) and scales.dtype is torch.float32 and scales.shape == (n,),
+                f"scales: must be float32 [{n}]",
+            )
+            scales = scales.contiguous()
+        for name, value in (
+            ("bitmask", bitmask.contiguous()),
+            ("row_offsets", row_offsets.contiguous()),
+            ("values", values.contiguous()),
+            ("shape", shape),
+            ("scales", scales),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dense(cls, w: Tensor, *, dtype: torch.dtype | None = None) -> "Bitmap":
+        """The nonzeros of w ``[n, k]``; NaN is stored, -0.0 is not.
+
+        dtype int8 quantises each row by its absolute maximum over 127, to nearest even.
+        """
+        dtype = _dense_2d(w, dtype, (*_FLOATS, torch.int8))
+        n, k = w.shape
+        w = w.detach()
+        mask = torch.zeros(n, (k + 63) // 64 * 64, dtype=torch.bool, device=w.device)
+        mask[:, :k] = w != 0
+        weights = 1 << torch.arange(8, dtype=torch.uint8, device=w.device)
+        bitmask = (mask.view(n, (k + 63) // 64 * 8, 8) * weights).sum(-1, dtype=torch.uint8)
+        row_offsets = torch.zeros(n + 1, dtype=torch.int64, device=w.device)
+        row_offsets[1:] = mask.sum(1).cumsum(0)
+        scales = None
+        if dtype is torch.int8:
+            scales = (w.float().abs().amax(1) if k else w.new_zeros(n).float()) / 127
+            w = (w.float() / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
+        return cls(bitmask, row_offsets, w[mask[:, :k]].to(dtype), (n, k), scales)
+
+    def to_dense(self) -> Tensor:
+        """``[n, k]`` of values' dtype, float32 when scaled."""
+        return _bitmap.dense_weight(self.bitmask, self.row_offsets, self.values, self.scales, self.shape[1])
+
+    def to_csr(self, *, index_dtype: torch.dtype = torch.int32) -> Csr:
+        """The same weight in CSR; int8 values are scaled to float32."""
+        rows, cols = _bitmap.bits(self.bitmask, self.shape[1]).nonzero(as_tuple=True)
+        values = self.values if self.scales is None else self.values.float() * self.scales[rows]
+        return Csr(self.row_offsets.to(index_dtype), cols.to(index_dtype), values, self.shape)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """``x @ W.T + bias``; see sparsecore.linear."""
+        self._check_x(x)
+        args = (x, self.bitmask, self.row_offsets, self.values, self.scales, bias)
+        if out is None:
+            if _needs_grad(x, self.values, bias) or _needs_grad(x, self.values, self.scales):
+                return torch.ops.sparsecore.spmm_bitmap.default(*args)
+            return torch.ops.sparsecore._spmm_bitmap.default(*args)
+        return torch.ops.sparsecore.spmm_bitmap.out(*args, out=out)
+
+    def check(self) -> None:
+        """Read the bitmask and the offsets once.
+
+        Raises:
+            ValueError: naming the array that breaks an invariant.
+        """
+        _raise_value_error(
+            torch.ops.sparsecore._check_bitmap, self.bitmask, self.row_offsets, self.values, self.scales, self.shape[1]
+        )
+
+
+# Decode (one row of x) is bound by bytes: a bitmap with values of the dense dtype saves too little
+# above this density to pay for its instructions.
+BREAK_EVEN_DENSITY = 0.8
+# Below it CSR's indices are fewer bytes than a bit per element (1/32 for int32 columns).
+CSR_DENSITY = 1 / 32
+
+
+def sparsify(
+    dense_weight: Tensor, *, dtype: torch.dtype | None = None, format: str = "auto"
+) -> Csr | Bitmap | Tensor:
+    """Compress a weight whose zeros are already there.
+
+    Args:
+        dense_weight: ``[n, k]`` float32, bfloat16 or float16.
+        dtype: of the values; float32, bfloat16 or float16, int8 for a bitmap. Default: the weight's.
+        format: ``"csr"``, ``"bitmap"``, or ``"auto"``: CSR below a density of 1/32, bitmap up to the
+            break-even, and above it the dense weight itself, with a warning that says so.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    _require(format in ("auto", "csr", "bitmap"), f"format: must be 'auto', 'csr' or 'bitmap', not {format!r}")
+    if format == "csr":
+        return Csr.from_dense(dense_weight, dtype=dtype)
+    if format == "bitmap":
+        return Bitmap.from_dense(dense_weight, dtype=dtype)
+    dtype = _dense_2d(dense_weight, dtype, (*_FLOATS, torch.int8))
+    total = dense_weight.numel()
+    density = int(torch.count_nonzero(dense_weight)) / total if total else 1.0
+    if density > BREAK_EVEN_DENSITY and dtype.itemsize >= dense_weight.dtype.itemsize:
+        warnings.warn(
+            f"dense_weight: kept dense, its density {density:.2f} is above the break-even {BREAK_EVEN_DENSITY}",
+            stacklevel=2,
+        )
+        return dense_weight
+    if density < CSR_DENSITY and dtype is not torch.int8:
+        return Csr.from_dense(dense_weight, dtype=dtype)
+    return Bitmap.from_dense(dense_weight, dtype=dtype)

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules over the ops: a linear layer with a sparse weight, and the conversion of a whole model."""
+
+from sparsecore.nn.convert import LayerReport, Report, sparsify_
+from sparsecore.nn.linear import SparseLinear
+
+__all__ = ["LayerReport", "Report", "SparseLinear", "sparsify_"]

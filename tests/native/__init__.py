@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel variants called by name over tensors, past torch's dispatcher.
+
+    for variant in native.variants("spmm_csr"):
+        outcome = native.call(variant, {"x": x, ...}, {"y": y}, k=64)
+
+A call runs in a runner process (runner.cpp) behind guard pages: natively for the kernels of this CPU,
+and under qemu-aarch64-static for those of ARM. Both are built when first wanted, into build/.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+AARCH64 = (
+    "-DCMAKE_SYSTEM_NAME=Linux",
+    "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+    "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+)
+ARM_PACKAGES = {"aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "qemu-aarch64-static": "qemu-user-static"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    op: str
+    name: str
+    isa: str
+    runner: str  # "here" or "aarch64"
+    missing: str  # why it can't run, or ""
+
+
+class Crash(AssertionError):
+    """The runner died: a kernel touched memory outside its arrays, or ran an unknown instruction."""
+
+
+@cache
+def build(kind: str, target: str, *options: str) -> Path:
+    """Configures and builds `target` of this folder's CMake project; returns the path of its product."""
+    folder = ROOT / "build" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        commands = [["cmake", "--build", str(folder), "--target", target]]
+        configured = "\n".join([sys.executable, *options])
+        stamp = folder / ".configured"
+        if not stamp.exists() or stamp.read_text() != configured:
+            generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+            commands.insert(0, ["cmake", "-S", str(HERE), "-B", str(folder), *generator,
+                                f"-DPython_EXECUTABLE={sys.executable}", *options])  # fmt: skip
+        for command in commands:
+            # A cmake beside this Python counts even when its environment isn't activated.
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+        stamp.write_text(configured)
+    return next(p for p in folder.glob(f"{target}*") if p.suffix in ("", ".so"))
+
+
+class Runner:
+    def __init__(self, kind: str):
+        if kind == "here":
+            self.command = [build("native", "native_runner", "-DCMAKE_BUILD_TYPE=Release")]
+        else:
+            runner = build("native-aarch64", "native_runner", "-DCMAKE_BUILD_TYPE=Release", *AARCH64)
+            self.command = ["qemu-aarch64-static", runner]
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        if self.process is None:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def send(self, *data: bytes | memoryview) -> None:
+        self.start()
+        with contextlib.suppress(BrokenPipeError):
+            for d in data:
+                self.process.stdin.write(d)
+            self.process.stdin.flush()
+
+    def line(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            _, err = self.process.communicate()
+            code, self.process = self.process.returncode, None
+            raise Crash(f"the runner died with status {code}: {err.decode()[-500:]}")
+        return line.decode().rstrip("\n")
+
+    def list(self) -> list[list[str]]:
+        self.send(b"list\n")
+        return [line.split(" ", 4)[1:] for line in iter(self.line, "end")]
+
+
+@cache
+def runner(kind: str) -> Runner:
+    return Runner(kind)
+
+
+def emulation_missing() -> str:
+    """Why ARM kernels can't run under emulation here, or ''."""
+    absent = [package for tool, package in ARM_PACKAGES.items() if not shutil.which(tool)]
+    return f"ARM not emulated: apt install {' '.join(absent)}" if absent else ""
+
+
+def adapters() -> set[str]:
+    """Ops that have an adapter here."""
+    return {f.stem for f in HERE.glob("*.cpp") if (ROOT / "csrc" / "ops" / f.stem).is_dir()}
+
+
+def _kernels_in(folder: Path) -> list[str]:
+    """Kernel names that C++ files of an op's folder define."""
+    return [n for f in sorted(folder.glob("*.cpp")) for n in re.findall(r'= \{"(\w+)", cpu::Isa::neon', f.read_text())]
+
+
+@cache
+def variants(op: str) -> tuple[Variant, ...]:
+    """Every kernel variant of op, with why it can't run here."""
+    found = [Variant(o, n, i, "here", m.strip("-")) for o, n, i, m in runner("here").list() if o == op]
+    if all(v.isa != "neon" for v in found):
+        reason = emulation_missing()
+        if reason:
+            found += [Variant(op, n, "neon", "aarch64", reason) for n in _kernels_in(ROOT / "csrc" / "ops" / op)]
+        else:
+            found += [Variant(o, n, i, "aarch64", m.strip("-")) for o, n, i, m in runner("aarch64").list()
+                      if o == op and i == "neon"]  # fmt: skip
+    return tuple(found)
+
+
+def _bytes(t: torch.Tensor) -> memoryview:
+    return memoryview(t.contiguous().view(-1).view(torch.uint8).numpy()) if t.numel() else memoryview(b"")
+
+
+def _dtype(t: torch.Tensor) -> str:
+    return str(t.dtype).removeprefix("torch.")
+
+
+def call(variant: Variant, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor], **integers: int):
+    """Runs a variant behind guard pages. Fills `outputs` (sent as they are) and returns named integers."""
+    arrays = [(n, t, "in") for n, t in inputs.items()] + [(n, t, "out") for n, t in outputs.items()]
+    head = [f"call {variant.name} {len(integers)} {len(arrays)}"]
+    head += [f"{name} {value}" for name, value in integers.items()]
+    head += [f"{n} {way} {_dtype(t)} {t.dim()} {' '.join(map(str, t.shape))}" for n, t, way in arrays]
+    r = runner(variant.runner)
+    r.send("\n".join(head).encode(), b"\n", *(_bytes(t) for _, t, _ in arrays))
+    verdict, _, rest = r.line().partition(" ")
+    if verdict != "ok":
+        raise ValueError(rest)
+    for t in outputs.values():
+        data = r.process.stdout.read(t.numel() * t.element_size())
+        if t.numel():
+            t.copy_(torch.frombuffer(bytearray(data), dtype=t.dtype).view(t.shape))
+    words = rest.split()[1:]
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+@cache
+def module():
+    """sparsecore_native: the same calls in this process, without guard pages (for benchmarks)."""
+    import importlib.util
+
+    path = build("native", "sparsecore_native", "-DCMAKE_BUILD_TYPE=Release")
+    spec = importlib.util.spec_from_file_location("sparsecore_native", path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def call_here(name: str, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor], **integers: int):
+    """Runs a variant of this CPU in this process, in place. Every tensor must be contiguous."""
+    arrays = [(n, _dtype(t), list(t.shape), t.view(-1).view(torch.uint8).numpy(), way)
+              for way, group in ((False, inputs), (True, outputs)) for n, t in group.items()]  # fmt: skip
+    return module().run(name, integers, arrays)

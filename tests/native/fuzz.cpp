@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random valid calls and hostile ones, for every variant that this CPU runs. Build with
+// -fsanitize=address,undefined: arrays are heap blocks of exactly their size, so a read past one stops
+// the run. Asserted besides: a valid call gives the scalar variant's y; a hostile one gives the scalar
+// variant's first bad row, or none from either.
+//
+//   native_fuzz <iterations> [seed]      the seed is printed; the same seed gives the same calls
+#include <cmath>
+#include <cstdio>
+
+#include "harness.h"
+
+using namespace sparsecore;
+using namespace sparsecore::native;
+
+namespace {
+
+bool is_index(const Array& a) {
+  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.name == "bitmask");
+}
+
+// Flips a bit, or writes an extreme, a neighbour's value or a near miss into index arrays.
+void damage(Random& random, const Array& a) {
+  const int64_t bytes = dtype_bytes(a.dtype), at = below(random, a.size());
+  char* element = static_cast<char*>(a.data) + at * bytes;
+  int64_t value = 0;
+  std::memcpy(&value, element, static_cast<size_t>(bytes));
+  switch (below(random, 6)) {
+    case 0: value ^= int64_t{1} << below(random, 8 * bytes); break;
+    case 1: value = INT64_MIN >> below(random, 63); break;
+    case 2: value = INT64_MAX >> below(random, 63); break;
+    case 3: value += below(random, 5) - 2; break;
+    case 4: value = below(random, 1000) - 500; break;
+    default:
+      std::memcpy(&value, static_cast<char*>(a.data) + below(random, a.size()) * bytes, static_cast<size_t>(bytes));
+  }
+  std::memcpy(element, &value, static_cast<size_t>(bytes));
+}
+
+std::string describe(const Call& call) {
+  std::string s;
+  for (const Array& a : call.arrays) {
+    s += a.name + ' ' + dtype_name(a.dtype) + " [";
+    for (int64_t size : a.shape) s += std::to_string(size) + ' ';
+    s += "] ";
+  }
+  for (const auto& [key, value] : call.integers) s += key + '=' + std::to_string(value) + ' ';
+  return s;
+}
+
+// Runs v on the call with poisoned outputs, which it returns joined.
+std::pair<Outcome, std::vector<float>> run(const Variant& v, const Call& call) {
+  for (const Array& a : call.arrays)
+    if (a.output) std::memset(a.data, kPoison, static_cast<size_t>(a.bytes()));
+  std::pair<Outcome, std::vector<float>> result;
+  result.first = v.run(call);
+  for (const Array& a : call.arrays)
+    for (int64_t i = 0; a.output && i < a.size(); ++i) result.second.push_back(load_f32(a.data, a.dtype, i));
+  return result;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  for (size_t i = 0; i < a.size(); ++i)
+    if (!(std::isnan(a[i]) ? std::isnan(b[i]) : std::fabs(a[i] - b[i]) <= 0.01f * (1 + std::fabs(a[i])))) return false;
+  return a.size() == b.size();
+}
+
+int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
+  std::vector<const Variant*> usable;
+  const Variant* scalar = nullptr;
+  for (const Variant& v : variants()) {
+    if (v.op != op) continue;
+    if (v.isa == cpu::Isa::scalar) scalar = &v;
+    else if (!cpu::isa_missing(v.isa)) usable.push_back(&v);
+    else std::printf("%-24s not run: %s\n", v.name.c_str(), cpu::isa_missing(v.isa));
+  }
+  int64_t hostile = 0, refused = 0;
+  for (int64_t i = 0; i < iterations; ++i) {
+    Random random(seed + static_cast<uint64_t>(i));
+    const Sample sample = scalar->sample(random);
+    const Call& call = sample.call;
+    bool damaged = false;
+    if (random() & 1)
+      for (const Array& a : call.arrays)
+        if (is_index(a) && a.size() > 0 && random() & 1)
+          for (int64_t times = 1 + below(random, 3); times > 0; --times, damaged = true) damage(random, a);
+    const auto expected = run(*scalar, call);
+    const auto bad = expected.first.find("bad_row");
+    const bool refuses = bad != expected.first.end() && bad->second >= 0;
+    hostile += damaged;
+    refused += refuses;
+    const char* wrong = refuses && !damaged ? "scalar refuses a valid call" : nullptr;
+    const Variant* who = scalar;
+    for (const Variant* v : usable) {
+      if (wrong) break;
+      who = v;
+      const auto actual = run(*v, call);
+      if (actual.first != expected.first && actual.first.at("bad_row") != bad->second) wrong = "other bad row than scalar's";
+      else if (!actual.first.at("intact")) wrong = "wrote outside its scratch";
+      else if (!refuses && !same(expected.second, actual.second)) wrong = "other result than scalar's";
+      if (wrong && actual.first.count("bad_row"))
+        std::fprintf(stderr, "bad row %lld, scalar's %lld\n", static_cast<long long>(actual.first.at("bad_row")),
+                     static_cast<long long>(bad->second));
+    }
+    if (wrong) {
+      std::fprintf(stderr, "%s: %s\n  native_fuzz 1 %llu   (%s%s)\n", who->name.c_str(), wrong,
+                   static_cast<unsigned long long>(seed + static_cast<uint64_t>(i)), describe(call).c_str(), damaged ? "damaged" : "valid");
+      return 1;
+    }
+  }
+  std::printf("%-24s %zu variants beside scalar, %lld calls, %lld damaged, %lld refused\n", op.c_str(), usable.size(),
+              static_cast<long long>(iterations), static_cast<long long>(hostile), static_cast<long long>(refused));
+  return iterations > 100 && refused == 0 && hostile > 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int64_t iterations = argc > 1 ? std::atoll(argv[1]) : 1000;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : std::random_device()();
+  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+  std::string last;
+  int64_t failed = 0;
+  for (const Variant& v : variants())
+    if (v.op != last) failed += rounds(last = v.op, iterations, seed);
+  return failed != 0;
+}
