@@ -52,9 +52,9 @@ wheel: setup ## one wheel for every Python, in dist/
 	  { cat build/auditwheel.log; exit 1; }
 	@ls dist/*.whl
 
-wheel-check: wheel ## that wheel in clean environments: PYTHONS='3.13 3.10=2.10.*', else every Python here
+wheel-check: wheel ## that wheel in clean environments (ARGS='--short', or '3.13 3.10=2.10.*')
 	@echo '== wheel-check'
-	@$(PY) tools/wheel_check.py dist/*.whl $(PYTHONS)
+	@$(PY) tools/wheel_check.py dist/*.whl $(ARGS)
 
 new-op: setup ## NAME=<op>: a working op to write over
 	@$(PY) tools/new_op.py $(NAME)

@@ -46,7 +46,9 @@ def test_library_exports_nothing_of_its_own(library):
 
 
 def test_wheel_is_for_every_python():
-    tags = re.findall(r"^Tag: (.+)$", metadata.distribution("sparsecore").read_text("WHEEL") or "", re.MULTILINE)
+    tags = re.findall(
+        r"^Tag: (.+)$", metadata.distribution("sparsecore").read_text("WHEEL") or "", re.MULTILINE
+    )
     assert tags and all(tag.startswith("py3-none-") for tag in tags), tags
 
 

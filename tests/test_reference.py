@@ -5,7 +5,6 @@ import cases
 import pytest
 import torch
 import verify
-
 from sparsecore import testing
 
 
@@ -18,7 +17,10 @@ def usable(op: str) -> dict[str, str]:
 def test_the_reference_is_the_equation(op):
     faults, ran = [], 0
     for case in cases.of(op).CASES:
-        inputs, weight = verify.expected(op, case).inputs, cases.of(op).weight(verify.expected(op, case).inputs)
+        inputs, weight = (
+            verify.expected(op, case).inputs,
+            cases.of(op).weight(verify.expected(op, case).inputs),
+        )
         bias = 0 if inputs["bias"] is None else inputs["bias"].double()
         x = inputs["x"].double()
         y, size = x @ weight.T + bias, x.abs() @ weight.T.abs()
@@ -99,7 +101,9 @@ def test_a_sum_past_float16_is_infinite(op):
     inputs["values"] = inputs["values"].abs() + 0.5
     for isa in usable(op):
         with testing.force_isa(isa):
-            assert torch.equal(cases.function(op)(**inputs), torch.full((3, 8), float("inf"), dtype=torch.float16))
+            assert torch.equal(
+                cases.function(op)(**inputs), torch.full((3, 8), float("inf"), dtype=torch.float16)
+            )
 
 
 @pytest.mark.parametrize("op", cases.ops())

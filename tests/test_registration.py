@@ -4,9 +4,8 @@
 import cases
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-
 from sparsecore import testing
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 FEW = [
     cases.Case(5, 12, 20, bias=True),
@@ -24,7 +23,10 @@ def overload(op: str, name: str = "default"):
 
 def differentiable(inputs: dict) -> dict:
     """The inputs as fresh leaves that ask for gradients."""
-    return {n: t.detach().clone().requires_grad_() if t is not None and n in SMOOTH else t for n, t in inputs.items()}
+    return {
+        n: t.detach().clone().requires_grad_() if t is not None and n in SMOOTH else t
+        for n, t in inputs.items()
+    }
 
 
 @pytest.mark.parametrize("case", FEW, ids=lambda c: c.name)
@@ -33,6 +35,12 @@ def test_opcheck(op, case):
     inputs = cases.of(op).inputs(case)
     torch.library.opcheck(overload(op), tuple(inputs.values()))
     torch.library.opcheck(overload(op), tuple(differentiable(inputs).values()))
+
+
+@pytest.mark.parametrize("case", FEW[:3], ids=lambda c: c.name)
+@pytest.mark.parametrize("op", cases.ops())
+def test_opcheck_out(op, case):
+    inputs = cases.of(op).inputs(case)
     out = torch.empty(*inputs["x"].shape[:-1], case.n, dtype=case.dtype)
     torch.library.opcheck(overload(op, "out"), tuple(inputs.values()), {"out": out})
 
@@ -49,14 +57,22 @@ def test_the_fake_has_the_shape_dtype_and_strides_of_the_result(op):
         assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride()), layout
 
 
+@pytest.mark.filterwarnings("ignore:Input #. requires gradient and is not a double precision")
 @pytest.mark.parametrize("op", cases.ops())
 def test_gradcheck(op):
     """In float32: the op is linear in each argument, so that wide steps make no error but rounding."""
-    for case in (cases.Case(3, 5, 9, 0.5, bias=True), cases.Case(1, 5, 9, 0.5), cases.Case(4, 5, 9, 0.5, layout="batch")):
+    for case in (
+        cases.Case(3, 5, 9, 0.5, bias=True),
+        cases.Case(1, 5, 9, 0.5),
+        cases.Case(4, 5, 9, 0.5, layout="batch"),
+    ):
         inputs = differentiable(cases.of(op).inputs(case))
         names = [n for n in SMOOTH if inputs[n] is not None]
-        only = lambda *tensors: cases.function(op)(**{**inputs, **dict(zip(names, tensors, strict=True))})
-        assert torch.autograd.gradcheck(only, [inputs[n] for n in names], eps=0.5, atol=1e-4, rtol=1e-4)
+
+        def call(*tensors, inputs=inputs, names=names):
+            return cases.function(op)(**{**inputs, **dict(zip(names, tensors, strict=True))})
+
+        assert torch.autograd.gradcheck(call, [inputs[n] for n in names], eps=0.5, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", cases.FLOATS, ids=str)
@@ -74,7 +90,21 @@ def test_gradients_are_those_of_the_reference(op, dtype):
             assert inputs[name].grad.dtype is dtype and inputs[name].grad.shape == inputs[name].shape
             # Sums of some ten terms near 1, rounded to dtype; a wrong term is off by far more.
             tolerance = 8 * torch.finfo(dtype).eps
-            torch.testing.assert_close(inputs[name].grad.double(), exact[name].grad, rtol=tolerance, atol=8 * tolerance)
+            torch.testing.assert_close(
+                inputs[name].grad.double(), exact[name].grad, rtol=tolerance, atol=8 * tolerance
+            )
+
+
+@pytest.mark.parametrize("m, n, k", [(0, 4, 5), (3, 0, 5), (3, 4, 0), (0, 0, 0)])
+@pytest.mark.parametrize("op", cases.ops())
+def test_gradients_of_empty_shapes(op, m, n, k):
+    inputs = differentiable(cases.of(op).inputs(cases.Case(m, n, k, bias=True)))
+    y = cases.function(op)(**inputs)
+    y.backward(torch.ones_like(y))
+    for name in SMOOTH:
+        grad, exact = inputs[name].grad, m if name == "bias" else 0
+        assert grad.shape == inputs[name].shape
+        assert name == "values" or torch.equal(grad, torch.full_like(grad, exact))
 
 
 @pytest.mark.parametrize("op", cases.ops())
@@ -102,14 +132,15 @@ def test_inference_mode(op):
     assert torch.equal(cases.function(op)(**fresh), y)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("op", cases.ops())
-def test_compile_fullgraph(op, backend):
+def test_compile_fullgraph(op):
+    function = cases.function(op)
+
     def f(inputs):
-        return cases.function(op)(**{**inputs, "x": inputs["x"] * 2}).relu()
+        return function(**{**inputs, "x": inputs["x"] * 2}).relu()
 
     torch._dynamo.reset()
-    compiled = torch.compile(f, fullgraph=True, backend=backend, dynamic=True)
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager", dynamic=True)
     for m in (3, 5, 8):
         inputs = cases.of(op).inputs(cases.Case(m, 16, 24, 0.5, bias=True))
         assert torch.equal(compiled(inputs), f(inputs))
@@ -121,7 +152,16 @@ def test_compile_fullgraph(op, backend):
 
 
 @pytest.mark.parametrize("op", cases.ops())
+def test_inductor(op):
+    """Generated code around the op, which keeps the strides of x. One small graph: compiling it is slow."""
+    inputs = cases.of(op).inputs(cases.Case(6, 16, 24, 0.5, layout="transposed"))
+    torch._dynamo.reset()
+    compiled = torch.compile(cases.function(op), fullgraph=True, dynamic=False)
+    assert torch.equal(compiled(**inputs), cases.function(op)(**inputs))
+
+
+@pytest.mark.parametrize("op", cases.ops())
 def test_every_kernel_is_listed(op):
     listed = [kernel for o, kernel, _, _ in testing.kernels() if o == op]
     assert listed[-1] == f"{op}_scalar", "scalar comes last"
-    assert len(set(listed)) == len(listed) > 1
+    assert len(set(listed)) == len(listed)

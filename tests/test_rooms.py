@@ -74,10 +74,16 @@ def test_isa_objects_define_no_weak_symbol():
 
 SOURCES = [
     *below("csrc", "python", "tests", "bench", "examples", "tools", "cmake"),
-    *(p for p in ROOT.iterdir() if p.suffix in {".md", ".toml", ".txt"} or p.name in {"Makefile", ".clang-format"}),
+    *(
+        p
+        for p in ROOT.iterdir()
+        if p.suffix in {".md", ".toml", ".txt"} or p.name in {"Makefile", ".clang-format"}
+    ),
     *below(".ci"),
 ]
-CODE = [p for p in SOURCES if p.suffix in {".h", ".cpp", ".py", ".cmake", ".sh", ".toml"} or p.name == "Makefile"]
+CODE = [
+    p for p in SOURCES if p.suffix in {".h", ".cpp", ".py", ".cmake", ".sh", ".toml"} or p.name == "Makefile"
+]
 
 
 def test_files_have_at_most_500_lines():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cases
 import torch
-
 from sparsecore import testing
 
 CSRC = Path(__file__).parents[1] / "csrc" / "ops"
@@ -33,9 +32,10 @@ class Expected:
             wrong = ~(error <= bound)
             if wrong.any():
                 at = tuple(int(i) for i in wrong.nonzero()[0])
+                off, allowed = error[at].item(), bound[at].item()
                 return (
-                    f"y{list(at)} = {y[at].item()!r}, reference {self.y[at].item()!r}: off by {error[at].item():.3g}, "
-                    f"{name}bound {bound[at].item():.3g}; {int(wrong.sum())} of {wrong.numel()} elements"
+                    f"y{list(at)} = {y[at].item()!r}, reference {self.y[at].item()!r}: off by {off:.3g},"
+                    f" {name}bound {allowed:.3g}; {int(wrong.sum())} of {wrong.numel()} elements"
                 )
         if not torch.equal(y[..., self.exact], self.constant.expand(*y.shape[:-1], -1)):
             return "an empty row is not exactly its bias, or zero"

@@ -58,13 +58,18 @@ def make_venv() -> None:
         if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0:
             made = subprocess.run([*command, "--without-pip", "--system-site-packages"])
         if made.returncode != 0:
-            sys.exit("python3 cannot make a virtual environment. On Debian and Ubuntu:\n"
-                     "    sudo apt-get install python3-venv")
+            sys.exit(
+                "python3 cannot make a virtual environment. On Debian and Ubuntu:\n"
+                "    sudo apt-get install python3-venv"
+            )
     if torch_is_here():
         folders = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
         print(f"using torch {metadata.version('torch')} and what lies beside it: {' '.join(folders)}")
-        purelib = sysconfig.get_path("purelib", vars={"base": str(VENV), "platbase": str(VENV)}, scheme="venv"
-                                     if "venv" in sysconfig.get_scheme_names() else "posix_prefix")
+        purelib = sysconfig.get_path(
+            "purelib",
+            vars={"base": str(VENV), "platbase": str(VENV)},
+            scheme="venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix",
+        )
         lines = [f"import site; site.addsitedir({folder!r})\n" for folder in folders]
         Path(purelib, "base_python.pth").write_text("".join(lines))
 
@@ -97,13 +102,17 @@ def install(extras: list[str]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("extras", nargs="*")
     parser.add_argument("--try", action="store_true", dest="optional")
     options = parser.parse_args()
-    if sys.version_info < (3, 10):
-        sys.exit(f"sparsecore needs Python >= 3.10; {sys.executable} is {sys.version.split()[0]}. "
-                 "Name another: make PYTHON=python3.12 ...")
+    if sys.version_info < (3, 10):  # noqa: UP036
+        sys.exit(
+            f"sparsecore needs Python >= 3.10; {sys.executable} is {sys.version.split()[0]}. "
+            "Name another: make PYTHON=python3.12 ..."
+        )
     if Path(sys.prefix) == VENV:
         return 0 if install(options.extras) else 1
 

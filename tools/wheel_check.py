@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Installs one wheel file into clean environments and runs tools/wheel_smoke.py there, no compiler in PATH.
 
-    wheel_check.py WHEEL                    every Python >= 3.10 found: the oldest with the oldest torch,
-                                            this one with its own torch, the others with the newest
-    wheel_check.py WHEEL 3.13 3.10=2.10.*   these Pythons, each with the torch named (else the newest)
+wheel_check.py WHEEL                    every Python >= 3.10 found: the oldest with the oldest torch,
+                                        this one with its own torch, the others with the newest
+wheel_check.py WHEEL --short            this one with its own torch, the newest other with the newest
+wheel_check.py WHEEL 3.13 3.10=2.10.*   these Pythons, each with the torch named (else the newest)
 """
 
 import argparse
@@ -38,8 +39,8 @@ def check(wheel: Path, python: str, torch: str) -> str:
     """Returns what the smoke test said; raises CalledProcessError."""
     with tempfile.TemporaryDirectory(prefix="sparsecore-wheel-") as folder:
         binaries = Path(folder, "env", "bin")
-        clean = {"PATH": str(binaries), "HOME": os.environ.get("HOME", folder), "LANG": "C.UTF-8"}
-        clean |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        clean = {n: v for n, v in os.environ.items() if not n.startswith(("PYTHON", "LD_", "SPARSECORE"))}
+        clean["PATH"] = str(binaries)
 
         def run(*command: str | Path) -> str:
             done = subprocess.run([*map(str, command)], cwd=folder, env=clean, capture_output=True, text=True)
@@ -57,29 +58,34 @@ def check(wheel: Path, python: str, torch: str) -> str:
         return run(binaries / "python", SMOKE).strip().splitlines()[-1]
 
 
-def plan(named: list[str]) -> list[tuple[str, str]]:
+def plan(named: list[str], short: bool) -> list[tuple[str, str]]:
     """(Python version, torch requirement) pairs."""
     if named:
         return [(v, f"=={torch}" if torch else "") for v, _, torch in (name.partition("=") for name in named)]
     own = ".".join(platform.python_version_tuple()[:2])
-    oldest = next(v for v in KNOWN if find_python(v) or v == own)
-    torches = dict.fromkeys(KNOWN, "")
-    torches[own] = f"=={metadata.version('torch').partition('+')[0]}"
-    torches[oldest] = f"=={OLDEST_TORCH}"
+    own_torch = f"=={metadata.version('torch').partition('+')[0]}"
+    others = [v for v in KNOWN if v != own and find_python(v)]
+    if short:
+        return [(own, own_torch), (others[-1] if others else "of another version", "")]
+    torches = dict.fromkeys(KNOWN, "") | {own: own_torch}
+    torches[min([own, *others], key=KNOWN.index)] = f"=={OLDEST_TORCH}"
     return list(torches.items())
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("wheel", type=Path)
     parser.add_argument("pythons", nargs="*", metavar="PYTHON[=TORCH]")
+    parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
     passed = failed = skipped = 0
-    for version, torch in plan(options.pythons):
+    for version, torch in plan(options.pythons, options.short):
         what = f"Python {version}, torch{torch or ' (newest)'}"
         python = find_python(version)
         if python is None:
-            print(f"skipped: {what}: no python{version} here, so not proven", flush=True)
+            print(f"skipped: {what}: no Python {version} here, so not proven", flush=True)
             skipped += 1
             continue
         print(f"checking {what}: installing into a clean environment ...", flush=True)

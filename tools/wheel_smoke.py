@@ -12,7 +12,9 @@ from sparsecore import doctor
 
 for package in sparsecore.__path__:
     assert Path(package).is_relative_to(sys.prefix), f"sparsecore comes from {package}, not from {sys.prefix}"
-assert not [c for c in ("cc", "c++", "gcc", "g++", "clang", "nvcc") if shutil.which(c)], "a compiler is in PATH"
+assert not [c for c in ("cc", "c++", "gcc", "g++", "clang", "nvcc") if shutil.which(c)], (
+    "a compiler is in PATH"
+)
 
 report = doctor.report()
 assert report.count("in use") == len({kernel.op for kernel in doctor.kernels()}) >= 2, report
@@ -28,4 +30,6 @@ for m in (1, 5, 64):
         y = sparsecore.linear(x, form.from_dense(dense))
         assert (y - exact).abs().le(bound).all(), f"{form.__name__}, m={m}"
 
-print(f"ok: Python {platform.python_version()}, torch {torch.__version__}, sparsecore {sparsecore.__version__}")
+print(
+    f"ok: Python {platform.python_version()}, torch {torch.__version__}, sparsecore {sparsecore.__version__}"
+)

@@ -27,6 +27,7 @@ struct Plan {
   int64_t chunk_rows = 1;     // rows of W decoded together
   int64_t packed_floats = 0;  // 0: x is read in place
   int64_t scratch_bytes = 0;  // per thread
+  bool dense_tiles = false;   // panels: expand W's blocks to dense tiles (x finite), else axpy
 };
 
 // Independent pieces that a kernel's pack fills: one a row of x, or one a panel.

@@ -5,12 +5,14 @@
 //   dot   one row of x: lanes along the list, x gathered
 //   axpy  a panel of T rows of x: lanes along m, one nonzero at a time
 //
-//          panel [k][T]                      W chunk (rows r)         strip [rows][T]
-//   c=0    x0 x1 .. xT-1       for each (v, c) of row r:  strip[r] += v * panel[c]
+//          panel [k][T]                 W                      strip [rows][T]
+//   c=0    x0 x1 .. xT-1       for (v, c) of row r:  strip[r] += v * panel[c]
 //   c=1    x0 x1 .. xT-1
 //
-// One nonzero is 1 broadcast and T/width loads that feed as many FMAs: at T = 64 the loads, not the
-// decoding, are the limit, so columns are walked in blocks that keep the panel's part in L1.
+// One nonzero is 1 broadcast and T/width loads that feed as many FMAs: at T = 64 the loads are the
+// limit. So, for a chunk of rows and a block of columns: the rows' lists are decoded once, and each
+// panel's part of that block (L1) meets all of them before the next panel's does. x comes from L3 once
+// a chunk: with 32 rows a chunk that traffic, 80 B a nonzero at 90 %, was half of the time at m = 256.
 #pragma once
 #include "core/linear.h"
 
@@ -37,6 +39,12 @@ inline const float* widen_all(const void* base, Dtype d, int64_t begin, int64_t 
   return out;
 }
 
+// Asks L2 for bytes [base, base + bytes): a row's next piece is met a chunk of rows later, too far for
+// the hardware to foresee.
+inline void prefetch(const void* base, int64_t bytes) {
+  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(static_cast<const char*>(base) + b, 0, 2);
+}
+
 inline float dot(const RowList& row, const float* x) {
   constexpr int64_t W = Wide::width;
   typename Wide::reg acc[2] = {Wide::zero(), Wide::zero()};
@@ -58,7 +66,7 @@ inline float dot(const RowList& row, const float* x) {
 template <int T>
 inline void axpy(const float* values, const int32_t* cols, int64_t count, const float* panel, float* strip) {
   using V = typename PanelVec<T>::type;
-  constexpr int N = T / V::width, U = N >= 4 ? 1 : N == 2 ? 2 : 4;
+  constexpr int N = T / V::width, U = N >= 8 ? 1 : N >= 2 ? 2 : 4;
   typename V::reg acc[U][N];
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) {
@@ -90,6 +98,66 @@ inline void axpy(const float* values, const int32_t* cols, int64_t count, const 
   }
 }
 
+constexpr int64_t kTileColumns = 256;
+constexpr int64_t kTileStride = kTileColumns + 16;  // off the 4 KB alias of L1's sets
+constexpr int64_t kTileBatch = 96;                  // dense rows at once: 104 KB of L2, whole tiles
+
+// strip[r][j] += sum over c of tile[r][c] * panel[c][j] for R rows and N registers of j. R * N sums stay
+// in registers: one broadcast feeds N FMAs and one load of x feeds R.
+template <int R, int N, class V>
+inline void tile_fma(const float* tile, int64_t columns, const float* panel, int64_t panel_stride, float* strip,
+                     int64_t strip_stride) {
+  typename V::reg acc[R][N];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) acc[r][j] = V::load(strip + r * strip_stride + j * V::width);
+  for (int64_t c = 0; c < columns; ++c) {
+    typename V::reg x[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) x[j] = V::load(panel + c * panel_stride + j * V::width);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename V::reg w = V::set1(tile[r * kTileStride + c]);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) acc[r][j] = V::fma(w, x[j], acc[r][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) V::store(strip + r * strip_stride + j * V::width, acc[r][j]);
+}
+
+// A panel of T floats against a tile of kTileRows rows; strip has T floats a row.
+template <int T>
+inline void tile_panel(const float* tile, int64_t columns, const float* panel, float* strip) {
+  using V = typename PanelVec<T>::type;
+  constexpr int registers = T / V::width;
+  constexpr int N = registers < kTileRegisters ? registers : kTileRegisters;
+  for (int j = 0; j < T; j += N * V::width)
+    tile_fma<kTileRows, N, V>(tile, columns, panel + j, T, strip + j, T);
+}
+
+inline void tile_panel(int64_t width, const float* tile, int64_t columns, const float* panel, float* strip) {
+  switch (width) {
+    case 4: return tile_panel<4>(tile, columns, panel, strip);
+    case 8: return tile_panel<8>(tile, columns, panel, strip);
+    case 16: return tile_panel<16>(tile, columns, panel, strip);
+    case 32: return tile_panel<32>(tile, columns, panel, strip);
+    default: return tile_panel<64>(tile, columns, panel, strip);
+  }
+}
+
+inline bool all_finite(const float* x, int64_t count) {
+  uint32_t top = 0;  // exponent all ones, anywhere
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t magnitude = f32_to_bits(x[i]) & 0x7fffffffu;
+    top = magnitude > top ? magnitude : top;
+  }
+  return top < 0x7f800000u;
+}
+
 // Width of the panel that holds rows [first, m) of x, at most `tile`.
 inline int64_t panel_width(int64_t left, int64_t tile) {
   int64_t width = 4;
@@ -97,69 +165,158 @@ inline int64_t panel_width(int64_t left, int64_t tile) {
   return width;
 }
 
-// Columns per pass over a chunk, for rows of `row_nnz` on average: as much panel as fits L1 beside the
-// strip, but no fewer than ~48 nonzeros a visit, since each visit pays a mispredicted loop end.
-inline int64_t block_columns(int64_t k, int64_t tile, int64_t row_nnz) {
-  const int64_t l1 = 24576 / (tile * 4);
-  const int64_t worth = row_nnz > 0 ? 48 * k / row_nnz : k;
-  const int64_t block = (l1 > worth ? l1 : worth) / 64 * 64 + 64;
-  return block < k ? block : k;
+constexpr int64_t kChunkRows = 256;   // rows of W whose sums are held at once
+constexpr int64_t kGroup = 256;       // rows of x that those sums are for: strip is 256 KB of L2
+constexpr int64_t kListFloor = 32768; // list elements that scratch holds at least
+static_assert(kTileBatch * kTileStride <= 2 * kListFloor && kTileBatch % kTileRows == 0);
+constexpr int64_t kTile = 64;
+
+inline int64_t list_capacity(int64_t k_block) { return k_block > kListFloor ? k_block : kListFloor; }
+
+// Columns a block: 256 KB of all the panels that meet it. L1-sized blocks feed the FMAs 10 % faster but
+// cut a row into pieces too short for the hardware to stream: 3.1 against 1.5 ns a nonzero at m = 16, 80 %.
+inline int64_t block_columns(const Linear& a) {
+  const int64_t block = 65536 / (a.m < kGroup ? panel_width(a.m, kGroup) : kGroup);
+  return block < a.k ? block : a.k;
 }
 
-// One chunk of rows against one panel: strip[r] += W[r] · panel for all rows, block of k by block.
+// The plan of a call that goes through panels. `dense_tiles`: expand W's blocks (Decoder::expand) and
+// multiply them like a dense matrix, which costs the same at any density.
+inline Plan panel_plan(const Linear& a, bool dense_tiles) {
+  Plan p;
+  p.dense_tiles = dense_tiles;
+  p.tile = panel_width(a.m, dense_tiles ? kTileRegisters * Wide::width : kTile);
+  p.packed_floats = a.m / p.tile * p.tile * a.k + (a.m % p.tile ? panel_width(a.m % p.tile, p.tile) * a.k : 0);
+  p.k_block = dense_tiles ? kTileColumns : block_columns(a);
+  p.chunk_rows = kChunkRows;
+  const int64_t group = a.m < kGroup ? (a.m + p.tile - 1) / p.tile * p.tile : kGroup;
+  p.scratch_bytes = kChunkRows * (group * 4 + static_cast<int64_t>(sizeof(RowList)) + 8) + list_capacity(p.k_block) * 8 +
+                    kTileRows * kTile * 4;
+  return p;
+}
+
 template <int T>
-inline void panel_chunk(const RowList* rows, int64_t count, int64_t k, int64_t k_block, const float* panel,
-                        float* strip, int64_t* cursor) {
-  if (k_block >= k) {
-    for (int64_t r = 0; r < count; ++r) axpy<T>(rows[r].values, rows[r].cols, rows[r].count, panel, strip + r * T);
-    return;
-  }
-  for (int64_t r = 0; r < count; ++r) cursor[r] = 0;
-  for (int64_t block_end = k_block;; block_end += k_block) {
-    const bool last = block_end >= k;
-    for (int64_t r = 0; r < count; ++r) {
-      const int64_t p = cursor[r], left = rows[r].count - p;
-      const int64_t here = last ? left : count_below(rows[r].cols + p, left, static_cast<int32_t>(block_end));
-      axpy<T>(rows[r].values + p, rows[r].cols + p, here, panel, strip + r * T);
-      cursor[r] = p + here;
-    }
-    if (last) return;
+inline void panel_rows(const RowList* rows, int64_t count, const float* panel, float* strip) {
+  for (int64_t r = 0; r < count; ++r)
+    if (rows[r].count > 0) axpy<T>(rows[r].values, rows[r].cols, rows[r].count, panel, strip + r * T);
+}
+
+inline void panel_rows(int64_t width, const RowList* rows, int64_t count, const float* panel, float* strip) {
+  switch (width) {
+    case 4: return panel_rows<4>(rows, count, panel, strip);
+    case 8: return panel_rows<8>(rows, count, panel, strip);
+    case 16: return panel_rows<16>(rows, count, panel, strip);
+    case 32: return panel_rows<32>(rows, count, panel, strip);
+    default: return panel_rows<64>(rows, count, panel, strip);
   }
 }
 
-// y[first + i, row_begin + r] = strip[r][i] + bias for the `live` rows of x that the panel holds.
-inline void store_strip(const Linear& a, const float* strip, int64_t width, int64_t first, int64_t live,
-                        int64_t row_begin, int64_t count) {
-  for (int64_t i = 0; i < live; ++i) {
-    const int64_t out = (first + i) * a.y_stride + row_begin;
-    if (a.dtype == Dtype::f32 && !a.bias) {
-      float* y = static_cast<float*>(a.y) + out;
-      for (int64_t r = 0; r < count; ++r) y[r] = strip[r * width + i];
-    } else {
-      for (int64_t r = 0; r < count; ++r) {
-        const float b = a.bias ? load_f32(a.bias, a.dtype, row_begin + r) : 0.0f;
-        store_f32(a.y, a.dtype, out + r, strip[r * width + i] + b);
+// y[first + i, row + r] = strip[r][i] * scale + bias for the `live` rows of x that the panel holds.
+inline void store_strip(const Linear& a, const float* scales, const float* strip, int64_t width, int64_t first,
+                        int64_t live, int64_t row, int64_t count) {
+  for (int64_t r0 = 0; r0 < count; r0 += 16) {
+    const int64_t some = count - r0 < 16 ? count - r0 : 16;
+    float scale[16], bias[16];
+    for (int64_t r = 0; r < some; ++r) {
+      scale[r] = scales ? scales[row + r0 + r] : 1.0f;
+      bias[r] = a.bias ? load_f32(a.bias, a.dtype, row + r0 + r) : 0.0f;
+    }
+    for (int64_t i = 0; i < live; ++i) {
+      const float* in = strip + r0 * width + i;
+      const int64_t out = (first + i) * a.y_stride + row + r0;
+      if (a.dtype == Dtype::f32) {
+        float* y = static_cast<float*>(a.y) + out;
+        for (int64_t r = 0; r < some; ++r) y[r] = in[r * width] * scale[r] + bias[r];
+      } else {
+        for (int64_t r = 0; r < some; ++r) store_f32(a.y, a.dtype, out + r, in[r * width] * scale[r] + bias[r]);
       }
     }
   }
 }
 
-inline void panels_run(const Linear& a, const Plan& plan, const float* packed, const RowList* rows,
-                       int64_t row_begin, int64_t count, float* strip, int64_t* cursor) {
-  for (int64_t first = 0; first < a.m; first += plan.tile) {
-    const int64_t live = a.m - first < plan.tile ? a.m - first : plan.tile;
-    const int64_t width = panel_width(live, plan.tile);
-    const float* panel = packed + first * a.k;
-    for (int64_t i = 0; i < count * width; ++i) strip[i] = 0.0f;
-    switch (width) {
-      case 4: panel_chunk<4>(rows, count, a.k, plan.k_block, panel, strip, cursor); break;
-      case 8: panel_chunk<8>(rows, count, a.k, plan.k_block, panel, strip, cursor); break;
-      case 16: panel_chunk<16>(rows, count, a.k, plan.k_block, panel, strip, cursor); break;
-      case 32: panel_chunk<32>(rows, count, a.k, plan.k_block, panel, strip, cursor); break;
-      default: panel_chunk<64>(rows, count, a.k, plan.k_block, panel, strip, cursor); break;
-    }
-    store_strip(a, strip, width, first, live, row_begin, count);
+// `rows` dense rows of kTileStride floats, W's columns [c0, c1), against the panels of rows
+// [group, group_end) of x: a panel's part stays in L1 while all the rows pass. strip holds `chunk` rows a
+// panel, this call's from `row` on; it has room for kTileRows - 1 more, which a last partial tile adds
+// zeros to.
+inline void panel_tiles(const Linear& a, const Plan& plan, const float* tile, int64_t rows, int64_t c0, int64_t c1,
+                        int64_t group, int64_t group_end, const float* packed, float* strip, int64_t chunk,
+                        int64_t row) {
+  for (int64_t first = group; first < group_end; first += plan.tile) {
+    const int64_t width = panel_width(a.m - first, plan.tile);
+    const float* panel = packed + first * a.k + c0 * width;
+    float* sums = strip + (first - group) * chunk + row * width;
+    for (int64_t r = 0; r < rows; r += kTileRows)
+      tile_panel(width, tile + r * kTileStride, c1 - c0, panel, sums + r * width);
   }
+}
+
+// Rows [begin, end) of W against all panels. Returns -1 or the first row that a decoder refuses.
+//
+// A Decoder checks what it reads and has
+//   bool open(row)                                 offsets of the row hold
+//   int64_t piece(row, at, c0, c1, values, cols, RowList&)
+//     columns [c0, c1) of a row, `at` of whose nonzeros lie before c0; what is not already fp32 values
+//     and int32 columns goes to values and cols [c1 - c0]. Returns the new `at`, or -1: broken.
+//   int64_t expand(row, at, c0, c1, out)           the same piece as c1 - c0 floats, zeros and all
+//     (only a decoder whose plans set dense_tiles)
+//   bool close(row, at)                            all of the row's nonzeros have been met
+template <class Decoder>
+inline int64_t panels_run(const Linear& a, const Plan& plan, const float* packed, const float* scales,
+                          const Decoder& decoder, int64_t begin, int64_t end, void* scratch) {
+  const int64_t capacity = list_capacity(plan.k_block);
+  RowList* lists = static_cast<RowList*>(scratch);
+  int64_t* at = reinterpret_cast<int64_t*>(lists + kChunkRows);
+  float* values = reinterpret_cast<float*>(at + kChunkRows);  // or dense rows: as many bytes
+  int32_t* cols = reinterpret_cast<int32_t*>(values + capacity);
+  float* strip = reinterpret_cast<float*>(cols + capacity);
+  const bool tiles = plan.dense_tiles && all_finite(packed, plan.packed_floats);
+  const int64_t batch = tiles ? kTileBatch : capacity / plan.k_block;
+
+  for (int64_t row = begin; row < end; row += kChunkRows) {
+    const int64_t count = end - row < kChunkRows ? end - row : kChunkRows;
+    for (int64_t group = 0; group < a.m; group += kGroup) {
+      const int64_t group_end = a.m - group < kGroup ? a.m : group + kGroup;
+      for (int64_t r = 0; r < count; ++r) {
+        if (!decoder.open(row + r)) return row + r;
+        at[r] = 0;
+      }
+      const int64_t sums = count * ((group_end - group + plan.tile - 1) / plan.tile * plan.tile);
+      std::memset(strip, 0, static_cast<size_t>(sums) * sizeof(float));
+      for (int64_t c0 = 0; c0 < a.k; c0 += plan.k_block) {
+        const int64_t c1 = a.k - c0 < plan.k_block ? a.k : c0 + plan.k_block;
+        for (int64_t r0 = 0; r0 < count; r0 += batch) {
+          const int64_t r1 = count - r0 < batch ? count : r0 + batch;
+          if constexpr (requires { decoder.expand(row, at[0], c0, c1, values); }) {
+            if (tiles) {
+              const int64_t rows = (r1 - r0 + kTileRows - 1) / kTileRows * kTileRows;
+              for (int64_t r = r0; r < r1; ++r)
+                if ((at[r] = decoder.expand(row + r, at[r], c0, c1, values + (r - r0) * kTileStride)) < 0) return row + r;
+              std::memset(values + (r1 - r0) * kTileStride, 0, static_cast<size_t>(rows - (r1 - r0)) * kTileStride * 4);
+              panel_tiles(a, plan, values, rows, c0, c1, group, group_end, packed, strip, count, r0);
+              continue;
+            }
+          }
+          int64_t used = 0;
+          for (int64_t r = r0; r < r1; ++r) {
+            at[r] = decoder.piece(row + r, at[r], c0, c1, values + used, cols + used, lists[r]);
+            if (at[r] < 0) return row + r;
+            used += lists[r].count;
+          }
+          for (int64_t first = group; first < group_end; first += plan.tile) {
+            const int64_t width = panel_width(a.m - first, plan.tile);
+            panel_rows(width, lists + r0, r1 - r0, packed + first * a.k, strip + (first - group) * count + r0 * width);
+          }
+        }
+      }
+      for (int64_t r = 0; r < count; ++r)
+        if (!decoder.close(row + r, at[r])) return row + r;
+      for (int64_t first = group; first < group_end; first += plan.tile) {
+        const int64_t live = group_end - first < plan.tile ? group_end - first : plan.tile;
+        store_strip(a, scales, strip + (first - group) * count, panel_width(live, plan.tile), first, live, row, count);
+      }
+    }
+  }
+  return -1;
 }
 
 // Fills pieces [begin, end) of the packed x: rows in fp32, or panels (linear.h).

@@ -11,23 +11,23 @@ import torch
 __version__ = version("sparsecore")
 
 
-def _load() -> None:
+def _load() -> Path:
     if torch.__version__ < "2.10":
         raise ImportError(f"sparsecore needs torch >= 2.10, this is {torch.__version__}")
     for folder in __path__:
-        library = Path(folder, "lib", "libsparsecore_cpu.so")
-        if library.is_file():
-            torch.ops.load_library(library)
-            break
-    else:
-        raise ImportError(f"no lib/libsparsecore_cpu.so in {list(__path__)}: run `pip install .` in the checkout")
-    if forced := os.environ.get("SPARSECORE_ISA"):
-        from . import doctor
-
-        doctor.check_isa(forced, doctor.kernels())
+        path = Path(folder, "lib", "libsparsecore_cpu.so")
+        if path.is_file():
+            torch.ops.load_library(path)
+            return path
+    raise ImportError(f"no lib/libsparsecore_cpu.so in {list(__path__)}: run `pip install .` in the checkout")
 
 
-_load()
+library = _load()
+
+if _forced := os.environ.get("SPARSECORE_ISA"):
+    from . import doctor
+
+    doctor.check_isa(_forced, doctor.kernels())
 
 from .formats import Bitmap, Csr, sparsify  # noqa: E402  (need the library)
 from .linear import linear  # noqa: E402

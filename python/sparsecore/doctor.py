@@ -3,7 +3,7 @@
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 import sparsecore
-from sparsecore import built_with, testing
+from sparsecore import testing
+from sparsecore.built_with import COMPILER, TORCH_HEADERS
 
 
 class Kernel(NamedTuple):
@@ -69,37 +70,43 @@ def _cuda() -> str:
     return f"{', '.join(names)}; sparsecore {sparsecore.__version__} has no kernels for it"
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cells = ([cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in rows)
+    return ["  " + "  ".join(row).rstrip() for row in cells]
 
 
 def report() -> str:
     forced = torch.ops.sparsecore._isa()
-    origin = " by SPARSECORE_ISA" if os.environ.get("SPARSECORE_ISA") == forced else ""
+    isa = "the best one that runs here (SPARSECORE_ISA forces one)"
+    if forced:
+        by = " by SPARSECORE_ISA" if os.environ.get("SPARSECORE_ISA") == forced else ""
+        isa = f"{forced} is forced{by}"
     table = kernels()
     facts = [
-        ("sparsecore", f"{sparsecore.__version__} ({', '.join(sparsecore.__path__)})"),
-        ("built with", f"{built_with.COMPILER}, headers of torch {built_with.TORCH_HEADERS}"),
-        ("torch", torch.__version__),
+        ("sparsecore", f"{sparsecore.__version__} ({sparsecore.library})"),
+        ("built with", f"{COMPILER}, headers of torch {TORCH_HEADERS}"),
+        ("torch", str(torch.__version__)),
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("threads", f"{torch.get_num_threads()} (torch.set_num_threads)"),
         ("cpu", _cpu_name()),
         ("cuda", _cuda()),
     ]
-    isas = {row.isa: row.missing for row in table}
-    isa_rows = [(isa, f"no: {missing}" if missing else "yes") for isa, missing in isas.items()]
+    isas = {row.isa: row.missing for row in reversed(table)}  # from scalar up
+    isa_rows = [(name, f"no: {missing}" if missing else "yes") for name, missing in isas.items()]
     kernel_rows = []
     for op, group in groupby(table, key=lambda row: row.op):
         rows = list(group)
         used = in_use(rows, forced)
         kernel_rows += [(op if row is rows[0] else "", row.name, _why(row, used, forced)) for row in rows]
-    return "\n".join([
-        *_table(facts),
-        "",
-        f"ISA: {forced + ' is forced' + origin if forced else 'the best one that runs here (SPARSECORE_ISA forces one)'}",
-        *_table(isa_rows),
-        "",
-        "Ops and their kernels",
-        *_table(kernel_rows),
-    ])
+    return "\n".join(
+        [
+            *_table(facts),
+            "",
+            f"ISA: {isa}",
+            *_table(isa_rows),
+            "",
+            "Ops and their kernels",
+            *_table(kernel_rows),
+        ]
+    )

@@ -9,19 +9,19 @@ cases/<op>.py of a weight op, y = x @ W.T + bias, offers:
     weight(inputs)     W [n, k] in float64, exact: what the error bound needs
     roundings(inputs)  roundings in float32 beside one a stored element
     native(inputs)     (arrays, integers) for native.call, without x, y, k and bias
+    misfits(inputs)    (argument, inputs in which it alone is of a wrong dtype or shape), for the format's
     damage(inputs)     (name of the argument at fault, inputs that break one of the format's invariants)
     flops(inputs), nbytes(inputs)       multiply-adds count two; bytes that must move at least once
 """
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import ModuleType
 
 import torch
-
 from sparsecore import testing
 
 f32, bf16, f16, i8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
@@ -57,7 +57,9 @@ class Case:
 
     def dense(self) -> torch.Tensor:
         """W [n, k], float32, with zeros."""
-        return testing.random_weight(self.n, self.k, self.density, pattern=self.pattern, seed=self.n * 1009 + self.k)
+        return testing.random_weight(
+            self.n, self.k, self.density, pattern=self.pattern, seed=self.n * 1009 + self.k
+        )
 
     def x(self) -> torch.Tensor:
         """x of m rows; `layout` says with which strides or leading dimensions."""
@@ -93,13 +95,13 @@ class Case:
         return torch.randn(self.n, generator=g).to(self.dtype) if self.bias else None
 
 
-LAYOUTS = ("wide", "transposed", "every_other", "expanded", "batch", "batch_swapped", "batch_wide", "empty_batch",
-           "vector", "vector_strided")  # fmt: skip
+LAYOUTS = ("wide", "transposed", "every_other", "expanded", "batch", "batch_swapped", "batch_wide")
+LAYOUTS += ("empty_batch", "vector", "vector_strided")
 EDGES = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129)
 ROWS_OF_X = (0, 1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 130)
 
 
-def weight_cases(values: Iterable[torch.dtype], indices: Iterable[torch.dtype] = (i64,)) -> tuple[Case, ...]:
+def weight_cases(values: Sequence[torch.dtype], indices: Sequence[torch.dtype] = (i64,)) -> tuple[Case, ...]:
     """Every kind of sample for a weight op whose format stores these dtypes. About 300, nearly all small."""
 
     def every() -> Iterator[Case]:
@@ -125,16 +127,21 @@ def weight_cases(values: Iterable[torch.dtype], indices: Iterable[torch.dtype] =
                 yield Case(m, 37, 150, density, value=v)
         for i, layout in enumerate(LAYOUTS):
             d, v, x = types[(5 * i) % len(types)]
-            yield Case(1 if "vector" in layout else 6, 20, 37, dtype=d, value=v, index=x, layout=layout, bias=True)
+            yield Case(
+                1 if "vector" in layout else 6, 20, 37, dtype=d, value=v, index=x, layout=layout, bias=True
+            )
             yield Case(1 if "vector" in layout else 4, 20, 37, layout=layout)
-        # Columns in several blocks, more nonzeros than a chunk's list holds, rows past 2^15 columns.
-        v = next(iter(values))
-        yield Case(64, 40, 700, 0.5, value=v)
-        yield Case(64, 70, 1200, 0.9, dtype=bf16, value=v)
-        yield Case(3, 40, 2000, 1.0, value=v)
-        yield Case(1, 300, 1000, 0.2, value=v, bias=True)
-        for m in (1, 2):
-            yield Case(m, 3, 40000, 0.6, "one_dense_row", value=v)
+        # Columns in several blocks, more rows than a chunk, more nonzeros than a list holds, more rows of
+        # x than are met at once, rows past 2^15 columns.
+        for v, x in dict.fromkeys([*((values[0], x) for x in indices), (values[-1], indices[0])]):
+            for m, n, k, density in (
+                *((2, 257, 300, 0.5), (5, 513, 40, 0.2), (3, 300, 513, 0.1), (1, 300, 1000, 0.2)),
+                *((257, 5, 30, 0.5), (300, 33, 280, 0.1), (515, 3, 9, 0.9), (64, 40, 700, 0.5)),
+                *((3, 40, 2000, 1.0), (33, 70, 1200, 0.9)),
+            ):
+                yield Case(m, n, k, density, dtype=bf16 if m == 33 else f32, value=v, index=x, bias=n == 300)
+            for m in (1, 2):
+                yield Case(m, 3, 40000, 0.6, "one_dense_row", value=v, index=x)
 
     return tuple(dict.fromkeys(every()))
 
@@ -167,6 +174,11 @@ def function(op: str):
 
 def reference(op: str, inputs: dict) -> torch.Tensor:
     return importlib.import_module(f"sparsecore.ops.{op}").reference(**inputs)
+
+
+def strided(t: torch.Tensor) -> torch.Tensor:
+    """t with a gap after every element of its last dimension."""
+    return t.repeat_interleave(2, -1)[..., ::2]
 
 
 def tensor_bytes(*tensors: torch.Tensor | None) -> int:

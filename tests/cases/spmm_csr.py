@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from . import FLOATS, Case, bench_cases, bf16, f32, i32, i64, tensor_bytes, weight_cases
+from . import FLOATS, Case, bench_cases, bf16, f32, i32, i64, strided, tensor_bytes, weight_cases
 
 CASES = weight_cases(FLOATS, (i64, i32))
 BENCH = bench_cases([(f32, f32), (bf16, bf16)], index=i32)
@@ -42,6 +42,16 @@ def roundings(inputs: dict) -> int:
 
 def native(inputs: dict) -> tuple[dict, dict]:
     return {name: inputs[name] for name in ("crow_indices", "col_indices", "values")}, {}
+
+
+def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
+    crow, col, values = inputs["crow_indices"], inputs["col_indices"], inputs["values"]
+    wrong = {
+        "crow_indices": [crow.float(), crow.short(), crow[None], crow[:0], strided(crow)],
+        "col_indices": [col.to(i32), col.float(), col[None], strided(col)],
+        "values": [values[:-1], torch.cat([values, values[:1]])],
+    }
+    yield from ((name, {**inputs, name: t}) for name, tensors in wrong.items() for t in tensors)
 
 
 def damage(inputs: dict) -> Iterator[tuple[str, dict]]:

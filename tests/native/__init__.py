@@ -11,6 +11,7 @@ and under qemu-aarch64-static for those of ARM. Both are built when first wanted
 import contextlib
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -36,7 +37,7 @@ class Variant:
     op: str
     name: str
     isa: str
-    runner: str  # "here" or "aarch64"
+    runner: str  # which Runner runs it
     missing: str  # why it can't run, or ""
 
 
@@ -69,12 +70,16 @@ def build(kind: str, target: str, *options: str) -> Path:
 
 
 class Runner:
+    """A process of runner.cpp: "here", "aarch64" under emulation, or here on an emulated CPU model."""
+
     def __init__(self, kind: str):
-        if kind == "here":
-            self.command = [build("native", "native_runner", "-DCMAKE_BUILD_TYPE=Release")]
+        if kind == "aarch64":
+            emulator = ["qemu-aarch64-static"]
+            program = build("native-aarch64", "native_runner", "-DCMAKE_BUILD_TYPE=Release", *AARCH64)
         else:
-            runner = build("native-aarch64", "native_runner", "-DCMAKE_BUILD_TYPE=Release", *AARCH64)
-            self.command = ["qemu-aarch64-static", runner]
+            emulator = [] if kind == "here" else ["qemu-x86_64-static", "-cpu", kind]
+            program = build("native", "native_runner", "-DCMAKE_BUILD_TYPE=Release")
+        self.command = [*emulator, program]
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -109,32 +114,29 @@ def runner(kind: str) -> Runner:
 
 def emulation_missing() -> str:
     """Why ARM kernels can't run under emulation here, or ''."""
+    if platform.machine() == "aarch64":
+        return "x86 is not emulated on ARM"
     absent = [package for tool, package in ARM_PACKAGES.items() if not shutil.which(tool)]
-    return f"ARM not emulated: apt install {' '.join(absent)}" if absent else ""
+    return f"ARM is not emulated: apt install {' '.join(absent)}" if absent else ""
 
 
-def adapters() -> set[str]:
-    """Ops that have an adapter here."""
-    return {f.stem for f in HERE.glob("*.cpp") if (ROOT / "csrc" / "ops" / f.stem).is_dir()}
-
-
-def _kernels_in(folder: Path) -> list[str]:
-    """Kernel names that C++ files of an op's folder define."""
-    return [n for f in sorted(folder.glob("*.cpp")) for n in re.findall(r'= \{"(\w+)", cpu::Isa::neon', f.read_text())]
+def _declared(op: str) -> list[tuple[str, str]]:
+    """(kernel, ISA) that the C++ files of an op define, for whatever processor."""
+    files = sorted((ROOT / "csrc" / "ops" / op).glob(f"{op}_*.cpp"))
+    return [found for f in files for found in re.findall(r'\{\s*"(\w+)",\s*cpu::Isa::(\w+)', f.read_text())]
 
 
 @cache
 def variants(op: str) -> tuple[Variant, ...]:
     """Every kernel variant of op, with why it can't run here."""
-    found = [Variant(o, n, i, "here", m.strip("-")) for o, n, i, m in runner("here").list() if o == op]
-    if all(v.isa != "neon" for v in found):
-        reason = emulation_missing()
-        if reason:
-            found += [Variant(op, n, "neon", "aarch64", reason) for n in _kernels_in(ROOT / "csrc" / "ops" / op)]
-        else:
-            found += [Variant(o, n, i, "aarch64", m.strip("-")) for o, n, i, m in runner("aarch64").list()
-                      if o == op and i == "neon"]  # fmt: skip
-    return tuple(found)
+    kinds = ["here"] if emulation_missing() else ["here", "aarch64"]
+    every = [
+        Variant(*entry[:3], kind, entry[3].strip("-")) for kind in kinds for entry in runner(kind).list()
+    ]
+    found = {v.name: v for v in reversed(every) if v.op == op}  # here before emulated
+    reason = emulation_missing() or "this processor does not have it, and it is not emulated"
+    absent = [Variant(op, name, isa, "here", reason) for name, isa in _declared(op) if name not in found]
+    return (*reversed(found.values()), *absent)
 
 
 def _bytes(t: torch.Tensor) -> memoryview:
@@ -145,7 +147,9 @@ def _dtype(t: torch.Tensor) -> str:
     return str(t.dtype).removeprefix("torch.")
 
 
-def call(variant: Variant, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor], **integers: int):
+def call(
+    variant: Variant, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor], **integers: int
+):
     """Runs a variant behind guard pages. Fills `outputs` (sent as they are) and returns named integers."""
     arrays = [(n, t, "in") for n, t in inputs.items()] + [(n, t, "out") for n, t in outputs.items()]
     head = [f"call {variant.name} {len(integers)} {len(arrays)}"]

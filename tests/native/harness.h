@@ -6,6 +6,8 @@
 //
 // A new op adds its adapter and nothing else.
 #pragma once
+#include <sys/mman.h>
+#include <unistd.h>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -14,8 +16,6 @@
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -47,8 +47,8 @@ class Fenced {
     } else {
       const int64_t page = sysconf(_SC_PAGESIZE);
       inside_ = (bytes + align) / page * page + page;
-      void* p = mmap(nullptr, static_cast<size_t>(inside_ + page), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      void* p = mmap(nullptr, static_cast<size_t>(inside_ + page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                     -1, 0);
       if (p == MAP_FAILED) throw std::bad_alloc();
       base_ = static_cast<unsigned char*>(p);
       mprotect(base_ + inside_, static_cast<size_t>(page), PROT_NONE);
@@ -110,7 +110,8 @@ struct Array {
     return count;
   }
   int64_t bytes() const { return size() * dtype_bytes(dtype); }
-  template <class T> T* as() const {
+  template <class T>
+  T* as() const {
     if (sizeof(T) != static_cast<size_t>(dtype_bytes(dtype)))
       throw std::invalid_argument(name + " is " + dtype_name(dtype));
     return static_cast<T*>(data);
@@ -153,7 +154,8 @@ struct Sample {
   Call call;
   std::vector<Fenced> memory;
 
-  template <class T> T* add(const std::string& name, Dtype dtype, std::vector<int64_t> shape, bool output = false) {
+  template <class T>
+  T* add(const std::string& name, Dtype dtype, std::vector<int64_t> shape, bool output = false) {
     Array a{name, dtype, std::move(shape), nullptr, output};
     memory.emplace_back(a.bytes(), output ? 64 : dtype_bytes(dtype));
     a.data = memory.back().data();

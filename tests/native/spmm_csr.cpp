@@ -24,7 +24,7 @@ void fill_indices(Index* crow, Index* col, const std::vector<std::vector<int64_t
 }
 
 Sample sample(Random& random) {
-  const int64_t n = below(random, 80), k = below(random, 300), keep = below(random, 101);
+  const int64_t n = sample_size(random, 80), k = sample_size(random, 300), keep = below(random, 101);
   std::vector<std::vector<int64_t>> rows(static_cast<size_t>(n));
   int64_t nnz = 0;
   for (auto& row : rows) {

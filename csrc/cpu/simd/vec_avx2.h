@@ -44,6 +44,9 @@ using Wide = F32x8;
 template <int T> struct PanelVec { using type = F32x8; };
 template <> struct PanelVec<4> { using type = F32x4; };
 
+// Sums that a dense tile keeps in registers: rows of W, registers of a panel.
+constexpr int kTileRows = 6, kTileRegisters = 2;
+
 constexpr int64_t kWiden = 8;  // elements the widening loads take
 
 inline void widen(const uint16_t* in, Dtype d, float* out) {

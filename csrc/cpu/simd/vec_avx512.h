@@ -52,6 +52,9 @@ template <int T> struct PanelVec { using type = F32x16; };
 template <> struct PanelVec<4> { using type = F32x4; };
 template <> struct PanelVec<8> { using type = F32x8; };
 
+// Sums that a dense tile keeps in registers: rows of W, registers of a panel.
+constexpr int kTileRows = 12, kTileRegisters = 2;
+
 constexpr int64_t kWiden = 16;  // elements the widening loads take
 
 inline void widen(const uint16_t* in, Dtype d, float* out) {

@@ -31,6 +31,9 @@ using Wide = F32x4;
 // Registers that hold a panel of T floats.
 template <int T> struct PanelVec { using type = F32x4; };
 
+// Sums that a dense tile keeps in registers: rows of W, registers of a panel.
+constexpr int kTileRows = 6, kTileRegisters = 4;
+
 constexpr int64_t kWiden = 4;  // elements the widening loads take
 
 inline void widen(const uint16_t* in, Dtype d, float* out) {

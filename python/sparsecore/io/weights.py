@@ -84,7 +84,7 @@ def save_weights(weights: Mapping[str, Tensor | Csr | Bitmap], path: str | Path)
     """Write named weights to one safetensors file.
 
     Raises:
-        ValueError: naming the weight: of no known format, or two that share a tensor name.
+        ValueError: a weight of no known format.
     """
     from safetensors.torch import save_file
 
@@ -94,8 +94,6 @@ def save_weights(weights: Mapping[str, Tensor | Csr | Bitmap], path: str | Path)
         entries[name] = describe(weight)
         parts = {"values": weight} if isinstance(weight, Tensor) else weight.tensors()
         for part, tensor in parts.items():
-            if f"{name}.{part}" in tensors:
-                raise ValueError(f"weights: {name!r}: the tensor name {name}.{part} is taken")
             tensors[f"{name}.{part}"] = tensor.detach().cpu().contiguous().clone()
     metadata = {"sparsecore": json.dumps({"schema": SCHEMA, "weights": entries})}
     save_file(tensors, path, metadata=metadata)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The speed that the project holds itself to, cell by cell.
+
+Against the best of dense torch's float32 and bfloat16 in the same run, on all cores, x float32; and
+ahead of every sparse peer. And against DeepSparse on one core.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from . import record, select, table
+from .cases import bf16, f32
+from .record import Record
+
+SHAPES = ((4096, 4096), (11008, 4096))
+SPARSITIES = (0.5, 0.7, 0.8, 0.9)
+TIMES_DENSE = {  # m: speed-up over dense at each sparsity
+    1: (2.5, 3.5, 4.5, 7.0),
+    4: (4.0, 5.0, 6.0, 8.0),
+    16: (1.8, 2.5, 4.0, 6.0),
+    64: (1.0, 1.2, 1.6, 3.0),
+    256: (1.0, 1.2, 1.6, 3.0),
+}
+PAIRS = ((f32, f32), (f32, bf16))  # x, values
+DEEPSPARSE = {"shapes": ((1024, 1024),), "sparsities": (0.9, 0.95), "ms": (64,)}
+
+
+def cells(ops: Sequence[str]) -> list[select.Cell]:
+    return select.cells(select.made(ops, SHAPES, SPARSITIES, TIMES_DENSE, PAIRS))
+
+
+def deepsparse_cells(ops: Sequence[str]) -> list[select.Cell]:
+    return select.cells(select.made(ops, pairs=PAIRS, **DEEPSPARSE))  # type: ignore[arg-type]
+
+
+def _bar(r: Record) -> float | None:
+    if (r["n"], r["k"]) not in SHAPES or r["sparsity"] not in SPARSITIES:
+        return None
+    return TIMES_DENSE.get(r["m"], (None,) * 4)[SPARSITIES.index(r["sparsity"])]
+
+
+def _ours(cell: Iterable[Record], value: str | None) -> Record | None:
+    return record.best(cell, lambda r: r["kind"] == "ours" and r["dtype"] == "f32" and value in (None, r["value"]))
+
+
+def verdict(cell: list[Record]) -> dict[str, Any] | None:
+    """What there is to say of one cell; None where it has no bar."""
+    dense = record.best(cell, lambda r: r["kind"] == "dense")
+    bar = _bar(cell[0])
+    if bar is None or dense is None:
+        return None
+    said: dict[str, Any] = {"bar": bar, "dense": dense, "values": {}}
+    for value in ("f32", "bf16"):
+        mine = _ours(cell, value)
+        if mine:
+            said["values"][value] = {"record": mine, "ratio": dense["us"] / mine["us"],
+                                     "limit": dense["us"] / mine["limit_us"]}  # fmt: skip
+    peers = [r for r in cell if r["kind"] == "peer" and r["us"] is not None]
+    mine = _ours(cell, None)
+    said["peers"] = {p["contender"]: p["us"] / mine["us"] for p in peers} if mine else {}
+    said["met"] = bool(mine) and max(v["ratio"] for v in said["values"].values()) >= bar
+    said["ahead"] = bool(mine) and min(said["peers"].values(), default=float("inf")) > 1
+    return said
+
+
+def _value_columns(v: dict[str, Any] | None, bar: float) -> list[str | Text]:
+    if v is None:
+        return ["", "", ""]
+    met = v["ratio"] >= bar
+    passed = Text(f"{v['ratio']:.2f}x {'pass' if met else 'MISS'}", style="green" if met else "red")
+    limit = "" if met else f"{v['limit']:.2f}x ({v['record']['limit_us']:,.0f} µs)"
+    return [v["record"]["contender"], passed, limit]
+
+
+def show(console: Console, records: list[Record]) -> bool:
+    """Prints the table; whether every bar is met."""
+    met = total = behind = 0
+    by_where: dict[tuple, dict[tuple, list[Record]]] = {}
+    for key, cell in record.by_cell(records).items():
+        by_where.setdefault(record.key(cell[0], ("threads", "isa", "cache")), {})[key] = cell
+    for (_, _, cache), cells in by_where.items():
+        verdicts = [(cell[0], said) for cell in cells.values() if (said := verdict(cell))]
+        if not verdicts:
+            continue
+        first = verdicts[0][0]
+        out = table.plain(
+            f"Bars, {cache} caches; {record.where(first)}; limit: bytes or flops at the measured ceiling",
+            "shape", "zeros", "m", "bar", "<dense", "µs",
+            "<f32 values", "vs dense", "limit if missed", "<bf16 values", "vs dense", "limit if missed", "<nearest peer",
+        )  # fmt: skip
+        for r, said in verdicts:
+            dense, peers = said["dense"], said["peers"]
+            near = min(peers, key=peers.__getitem__, default=None)
+            ahead = Text(f"{near} {peers[near]:.2f}x", style="green" if said["ahead"] else "red") if near else ""
+            total, met, behind = total + 1, met + said["met"], behind + (not said["ahead"])
+            values = said["values"]
+            out.add_row(
+                f"{r['n']}x{r['k']}", f"{r['sparsity']:.0%}", str(r["m"]), f"{said['bar']:.1f}x", dense["dtype"],
+                table.number(dense["us"]), *_value_columns(values.get("f32"), said["bar"]),
+                *_value_columns(values.get("bf16"), said["bar"]), ahead,
+                end_section=r["m"] == max(TIMES_DENSE),
+            )  # fmt: skip
+        console.print(out)
+    deep = _show_deepsparse(console.print, records)
+    console.print(f"{met} of {total} bars over dense met by the best values; behind a sparse peer in {behind} of {total}")
+    return met == total and not behind and deep
+
+
+def _show_deepsparse(say: Callable[[str], None], records: list[Record]) -> bool:
+    shape = DEEPSPARSE["shapes"][0]
+    ahead = seen = 0
+    for cell in record.by_cell(r for r in records if (r["n"], r["k"]) == shape and r["threads"] == 1).values():
+        engine, mine = record.best(cell, lambda r: r["contender"] == "deepsparse"), _ours(cell, None)
+        if engine and mine:
+            seen, ahead = seen + 1, ahead + (engine["us"] > mine["us"])
+            say(
+                f"DeepSparse, one core, {mine['m']}x{mine['k']} @ {mine['k']}x{mine['n']}, {mine['sparsity']:.0%} zeros, "
+                f"{mine['cache']}: {engine['us']:,.0f} µs; {mine['contender']} {record.types(mine)} {mine['us']:,.0f} µs, "
+                f"{engine['us'] / mine['us']:.2f}x {'pass' if engine['us'] > mine['us'] else 'MISS'}"
+            )
+    if not seen:
+        say("DeepSparse: not compared (sparsecore bench deepsparse installs it)")
+    return ahead == seen

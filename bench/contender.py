@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who computes y = x @ W.T in a run: our ops and dense torch; the sparse peers are in `peers`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sparsecore import formats, testing
+
+from . import cases, timing
+from .cases import Case, f32
+
+
+@dataclass
+class Contender:
+    name: str
+    kind: str  # "ours", "dense" or "peer"
+    dtype: torch.dtype  # of x
+    value: torch.dtype  # of the weight
+    styles: dict[str, Callable[[], Any]]  # ways to call it
+    result: Callable[[Any], Tensor]  # what a call returned, as y [m, n]
+    nbytes: int  # that must move at least once
+    flops: int
+    own_threads: bool = False  # beside torch's
+    style: str = ""
+    kernel: str = ""
+    roundings: int = 1
+    threads: int | None = None  # where it can't use the run's
+
+    def call(self) -> Any:
+        return self.styles[self.style]()
+
+    def sample(self) -> tuple[float, bool]:
+        return timing.sample(self.call)
+
+    def settle(self) -> Tensor:
+        """Keeps the fastest style; returns y."""
+        seconds, y = {}, None
+        for style, call in self.styles.items():
+            y = call()
+            if len(self.styles) > 1:
+                start = time.perf_counter()
+                call(), call()
+                seconds[style] = time.perf_counter() - start
+        self.style = min(seconds, key=seconds.__getitem__, default=next(iter(self.styles)))
+        self.styles = {self.style: self.styles[self.style]}
+        if self.kind == "ours":
+            self.kernel = testing.last_kernel()
+        return self.result(y if len(seconds) < 2 else self.call())
+
+
+def _bound_to_format(inputs: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+    """The call of sparsecore.linear where these are the tensors of a weight format."""
+    tensors = {name: t for name, t in inputs.items() if name not in ("x", "bias")}
+    for kind in (formats.Csr, formats.Bitmap):
+        if set(tensors) == set(kind.names):
+            k = inputs["x"].shape[-1]
+            n = next(t.numel() - 1 for name, t in tensors.items() if name in ("crow_indices", "row_offsets"))
+            weight = kind(**tensors, shape=(n, k))
+            return lambda x: weight.linear(x, inputs["bias"])
+    return None
+
+
+@dataclass
+class Weight:
+    """One W and everybody's copy of it, each made when it is first asked for."""
+
+    case: Case  # float32, m = 1
+    _inputs: dict[tuple[str, Case], dict[str, Any]] = field(default_factory=dict)
+    _exact: dict[torch.dtype, Tensor] = field(default_factory=dict)
+    _dense: dict[torch.dtype, Tensor] = field(default_factory=dict)
+    csr: formats.Csr = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._dense[f32] = self.case.dense()
+        self._exact[f32] = self._dense[f32].double()
+        self.csr = formats.Csr.from_dense(self._dense[f32])
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._dense:
+            self._dense[dtype] = self._dense[f32].to(dtype)
+            self._exact.setdefault(dtype, self._dense[dtype].double())
+        return self._dense[dtype]
+
+    def exact(self, value: torch.dtype) -> Tensor:
+        return self._exact[value]
+
+    def inputs(self, op: str, case: Case) -> dict[str, Any]:
+        """Of `op` for this case; the weight's part is made once for all rows of x."""
+        key = op, replace(case, m=1, dtype=f32)
+        if key not in self._inputs:
+            inputs = cases.of(op).inputs(key[1])
+            exact = cases.of(op).weight(inputs)
+            known = self._exact.setdefault(case.value, exact)
+            if not torch.equal(exact, known):
+                raise ValueError(f"{op}: {case.name}: its weight is not that of the others with {case.value}")
+            self._inputs[key] = inputs
+        return {**self._inputs[key], "x": case.x(), "bias": case.bias_or_none()}
+
+
+def ours(weight: Weight, op: str, case: Case) -> Contender:
+    sample, inputs = cases.of(op), weight.inputs(op, case)
+    linear = _bound_to_format(inputs)
+    call = (lambda: linear(inputs["x"])) if linear else (lambda: cases.function(op)(**inputs))
+    return Contender(
+        op, "ours", case.dtype, case.value, {"linear": call}, lambda y: y.reshape(-1, case.n),
+        sample.nbytes(inputs), sample.flops(inputs), roundings=sample.roundings(inputs),
+    )  # fmt: skip
+
+
+def dense(weight: Weight, case: Case, dtype: torch.dtype) -> Contender:
+    w, x, bias = weight.dense(dtype), case.x().to(dtype), case.bias_or_none()
+    bias = None if bias is None else bias.to(dtype)
+    m = x.numel() // case.k
+    return Contender(
+        "torch_dense", "dense", dtype, dtype, {"linear": lambda: F.linear(x, w, bias)},
+        lambda y: y.reshape(-1, case.n),
+        (w.numel() + x.numel() + m * case.n) * w.element_size(), 2 * m * w.numel(),
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs cells: checks every contender, then times them side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from . import contender, machine, peers, record, timing
+from .cases import bf16, f32
+from .check import Checker
+from .select import NAMES, Cell
+
+
+@dataclass
+class Run:
+    """How to time; `said` collects what could not be done."""
+
+    threads: tuple[int, ...]
+    caches: tuple[str, ...] = ("cold", "warm")
+    peers: tuple[str, ...] = peers.USUAL
+    rounds: int = 15
+    seconds: float = 1.0  # of samples, for a contender in a cell
+    quick: bool = False
+    say: Callable[[str], None] = print
+    facts: dict = field(default_factory=machine.facts)
+    ceilings: dict[int, machine.Ceilings] = field(default_factory=dict)
+
+    def cells(self, cells: list[Cell], tick: Callable[[str], None]) -> Iterator[list[record.Record]]:
+        """The records of one cell after another, for every number of threads."""
+        weight = None
+        sweep = timing.Sweep() if "cold" in self.caches else None
+        for cell in cells:
+            if weight is None or weight.case != cell.weight:
+                tick(f"building {cell.key.n} x {cell.key.k}, density {cell.key.density:g}")
+                weight = None  # the last one's memory, before the next one's
+                weight = contender.Weight(cell.weight)
+            checker = Checker(weight, cell.key)
+            for threads in self.threads:
+                torch.set_num_threads(threads)
+                self.ceilings.setdefault(threads, machine.Ceilings(threads, self.quick))
+                yield self._cell(cell, weight, checker, threads, sweep, tick)
+
+    def _contenders(self, cell: Cell, weight: contender.Weight, threads: int) -> list[contender.Contender]:
+        found = [contender.ours(weight, op, case) for op, case in cell.ours]
+        found += [contender.dense(weight, cell.key, dtype) for dtype in (f32, bf16)]
+        for name in self.peers if not cell.key.bias else ():
+            try:
+                found.append(peers.MAKE[name](weight, cell.key, threads))
+            except peers.Unavailable as why:
+                self.say(f"left out: {name}: {why}")
+        return found
+
+    @torch.inference_mode()
+    def _cell(
+        self,
+        cell: Cell,
+        weight: contender.Weight,
+        checker: Checker,
+        threads: int,
+        sweep: timing.Sweep | None,
+        tick: Callable[[str], None],
+    ) -> list[record.Record]:
+        tick(f"checking {cell.key.name}")
+        contenders = self._contenders(cell, weight, threads)
+        errors = [checker.error(c, c.settle()) for c in contenders]
+        right = [c for c, error in zip(contenders, errors, strict=True) if error <= 1]
+        done = 0
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            tick(f"timing {cell.key.name}, {done} of {self.rounds * len(self.caches)}")
+
+        records = []
+        for cache in self.caches:
+            times = timing.measure(right, sweep if cache == "cold" else None, self.rounds, self.seconds, count)
+            measured = {id(c): t.summary() for c, t in zip(right, times, strict=True)}
+            for c, error in zip(contenders, errors, strict=True):
+                result = measured.get(id(c), {"us": None, "p10": None, "p90": None, "samples": 0, "disturbed": 0})
+                records.append(self._record(cell, c, threads, cache, error, result))
+        return records
+
+    def _record(
+        self, cell: Cell, c: contender.Contender, threads: int, cache: str, error: float, result: dict
+    ) -> record.Record:
+        ceilings, key = self.ceilings[threads], cell.key
+        case = next((case for op, case in cell.ours if (op, case.dtype, case.value) == (c.name, c.dtype, c.value)), key)
+        return {
+            "contender": c.name, "kind": c.kind, "kernel": c.kernel, "style": c.style,
+            "dtype": NAMES[c.dtype], "value": NAMES[c.value],
+            "case": case.name, "op": c.name if c.kind == "ours" else None,
+            "m": key.m, "n": key.n, "k": key.k, "sparsity": round(1 - key.density, 6), "pattern": key.pattern,
+            "cache": cache, "threads": threads, "used_threads": c.threads or threads,
+            **result, "error": error if math.isfinite(error) else 1e9,
+            "bytes": c.nbytes, "flops": c.flops, "limit_us": ceilings.limit_us(c.nbytes, c.flops, cache),
+            "read_gb_s": ceilings.read(None if cache == "cold" else c.nbytes) / 1e9,
+            "gflop_s": ceilings.flops / 1e9,
+            **self.facts,
+        }  # fmt: skip

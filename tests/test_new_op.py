@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make new-op` gives an op that builds and passes the generic suites, in a copy of the tree."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "spmm_fresh"
+SUITES = [
+    "tests/test_reference.py",
+    "tests/test_registration.py",
+    "tests/test_dispatch.py",
+    "tests/test_native.py",
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    copy = tmp_path_factory.mktemp("tree") / "sparsecore"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "dist", "results", "__pycache__")
+    )
+    return copy
+
+
+def run(*command: object, cwd: Path, **env: str) -> str:
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_new_op_builds_and_passes_the_generic_suites(tree, tmp_path):
+    run(sys.executable, "tools/new_op.py", NAME, cwd=tree)
+    changed = {p.name for p in [tree / "python/sparsecore/ops/__init__.py", tree / "CHANGELOG.md"]}
+    differing = {
+        p.name
+        for p in tree.rglob("*")
+        if p.is_file() and (o := ROOT / p.relative_to(tree)).exists() and p.read_bytes() != o.read_bytes()
+    }
+    assert differing == changed
+
+    # This Python's packages, without its own sparsecore: a plain path runs no other .pth file.
+    venv.create(tmp_path, with_pip=False)
+    python = tmp_path / "bin" / "python"
+    site = next((tmp_path / "lib").glob("python*/site-packages"))
+    (site / "packages.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")))
+    options = "--no-index --no-deps --ignore-installed --no-build-isolation -C cmake.build-type=Debug".split()
+    run(python, "-m", "pip", "install", *options, "-e", tree, cwd=tree)
+    suites = [s for s in SUITES if (tree / s).exists()]
+    said = run(python, "-m", "pytest", *suites, "-k", f"{NAME} and not avx and not neon", cwd=tree)
+    passed = re.search(r"(\d+) passed", said)
+    assert passed and int(passed[1]) >= len(suites), said
+
+
+def test_a_name_that_is_taken_or_malformed_is_refused(tree):
+    for name in ("spmm_csr", "Spmm", "../x", ""):
+        done = subprocess.run(
+            [sys.executable, "tools/new_op.py", name], cwd=tree, capture_output=True, text=True
+        )
+        assert done.returncode != 0 and done.stderr.strip()

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SparseLinear holds a format the way a module holds a parameter; sparsify_ converts a model once."""
+
+import copy
+import warnings
+
+import pytest
+import tiny
+import torch
+from sparsecore.formats import Bitmap, Csr
+from sparsecore.nn import SparseLinear, sparsify_
+
+FORMATS = ["csr", "bitmap"]
+
+
+def _layer(
+    n: int = 24, k: int = 70, density: float = 0.3, bias: bool = True, seed: int = 0
+) -> torch.nn.Linear:
+    torch.manual_seed(seed)
+    layer = torch.nn.Linear(k, n, bias=bias)
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand(n, k) < density)
+    return layer
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 5), (0,)])
+def test_forward_is_the_linear_it_replaces(format: str, bias: bool, lead: tuple[int, ...]) -> None:
+    layer = _layer(bias=bias)
+    sparse = SparseLinear.from_linear(layer, format=format)
+    x = torch.randn(*lead, 70)
+    torch.testing.assert_close(sparse(x), layer(x), rtol=1e-4, atol=1e-4)
+    assert str(sparse).startswith("SparseLinear(in_features=70, out_features=24")
+    assert not list(sparse.parameters())
+
+
+def test_a_dense_weight_is_a_weight() -> None:
+    layer = _layer()
+    dense = SparseLinear(layer.weight, layer.bias, trainable=True)
+    assert set(dict(dense.named_parameters())) == {"weight", "bias"}
+    x = torch.randn(4, 70)
+    torch.testing.assert_close(dense(x), layer(x))
+    dense.load_state_dict(_layer(seed=1).state_dict())
+    torch.testing.assert_close(dense(x), _layer(seed=1)(x))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_state_dict_roundtrip_with_another_pattern(format: str) -> None:
+    source = SparseLinear.from_linear(_layer(density=0.4, seed=1), format=format)
+    target = SparseLinear.from_linear(_layer(density=0.2, seed=2), format=format)
+    state = source.state_dict()
+    assert {"values", "bias"} < set(state)
+    target.load_state_dict(state)
+    x = torch.randn(3, 70)
+    assert torch.equal(target(x), source(x))
+    target.values.zero_()
+    assert source.values.any()  # copied, not shared
+    assigned = SparseLinear.from_linear(_layer(density=0.2, seed=2), format=format)
+    assigned.load_state_dict(state, assign=True)
+    assert torch.equal(assigned(x), source(x))
+
+
+def test_a_broken_state_dict_is_refused() -> None:
+    sparse = SparseLinear.from_linear(_layer(), format="bitmap")
+    before = sparse(torch.ones(70))
+    state = sparse.state_dict()
+    with pytest.raises(ValueError, match=r"state_dict.*(values|row_offsets|bitmask)"):
+        sparse.load_state_dict(state | {"values": state["values"][:-1]})
+    with pytest.raises(ValueError, match=r"state_dict.*(row_offsets|bitmask)"):
+        sparse.load_state_dict(state | {"bitmask": state["bitmask"].bitwise_not()})
+    with pytest.raises(RuntimeError, match="row_offsets"):
+        sparse.load_state_dict({name: t for name, t in state.items() if name != "row_offsets"})
+    assert torch.equal(sparse(torch.ones(70)), before)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_copies_and_conversions_stay_whole(format: str) -> None:
+    sparse = SparseLinear.from_linear(_layer(bias=False), format=format)
+    x = torch.randn(2, 70)
+    twin = copy.deepcopy(sparse)
+    assert torch.equal(twin(x), sparse(x))
+    twin.values.zero_()
+    assert not twin(x).any() and sparse(x).any()
+    half = copy.deepcopy(sparse).to(torch.bfloat16)
+    assert half.weight.dtype is torch.bfloat16 and half.weight.values is half.values
+    torch.testing.assert_close(half(x), sparse(x), rtol=0.02, atol=0.05)
+    assert sparse.to("meta").weight.device.type == "meta"
+
+
+def test_int8_scales_survive_a_dtype() -> None:
+    sparse = SparseLinear.from_linear(_layer(bias=False), dtype=torch.int8)
+    assert sparse.weight.values.dtype is torch.int8
+    x = torch.randn(2, 70)
+    before = sparse(x)
+    sparse.to(torch.bfloat16)
+    assert sparse.scales.dtype is torch.float32
+    assert torch.equal(sparse(x), before)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_values_train(format: str) -> None:
+    layer = _layer()
+    sparse = SparseLinear.from_linear(layer, format=format, trainable=True)
+    assert set(dict(sparse.named_parameters())) == {"values", "bias"}
+    assert sparse.weight.values is sparse.values
+    x = torch.randn(8, 70)
+    (sparse(x) ** 2).sum().backward()
+    (layer(x) ** 2).sum().backward()
+    wanted = layer.weight.grad[layer.weight != 0]
+    torch.testing.assert_close(sparse.values.grad, wanted, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(sparse.bias.grad, layer.bias.grad, rtol=1e-4, atol=1e-3)
+    before = sparse(x).detach()
+    torch.optim.SGD(sparse.parameters(), lr=1e-2).step()
+    assert (sparse(x) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_compiles_without_a_graph_break(format: str) -> None:
+    sparse = SparseLinear.from_linear(_layer(), format=format)
+    compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager")
+    for rows in (1, 4):
+        x = torch.randn(rows, 70)
+        torch.testing.assert_close(compiled(x), sparse(x))
+    sparse.load_state_dict(SparseLinear.from_linear(_layer(density=0.5, seed=3), format=format).state_dict())
+    torch.testing.assert_close(compiled(x), sparse(x))
+
+
+def test_bad_arguments_are_named() -> None:
+    layer = _layer()
+    with pytest.raises(ValueError, match="weight"):
+        SparseLinear(torch.zeros(3))
+    with pytest.raises(ValueError, match="bias"):
+        SparseLinear(Csr.from_dense(layer.weight), torch.zeros(3))
+    with pytest.raises(ValueError, match="trainable"):
+        SparseLinear(Bitmap.from_dense(layer.weight, dtype=torch.int8), trainable=True)
+    with pytest.raises(ValueError, match="layer"):
+        SparseLinear.from_linear(torch.nn.ReLU())  # type: ignore[arg-type]
+    broken = Bitmap.from_dense(layer.weight)
+    broken.row_offsets[3] += 1
+    with pytest.raises(ValueError, match="row_offsets"):
+        SparseLinear(broken)
+
+
+def test_sparsify_a_model_once() -> None:
+    model = tiny.llama()
+    tiny.zero_some(model, 0.6)
+    ids = torch.arange(3, 19)[None]
+    wanted = model(ids).logits
+    report = sparsify_(model, progress=False)
+    torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-3, atol=1e-3)
+    assert isinstance(model.model.layers[0].mlp.up_proj, SparseLinear)
+    assert isinstance(model.lm_head, torch.nn.Linear)  # shares the embedding's weight
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert len(report.layers) == 3 * 7 + 1
+    row = next(row for row in report.layers if row.name.endswith("0.mlp.up_proj"))
+    assert (row.shape, row.format) == ((128, 64), "bitmap float32")
+    assert row.dense_bytes == 4 * 128 * 64 and row.density == pytest.approx(0.4, abs=0.05)
+    assert row.estimated_speedup == pytest.approx(row.dense_bytes / row.sparse_bytes)
+    assert report.total.dense_bytes == sum(r.dense_bytes for r in report.layers)
+    modules = dict(model.named_modules())
+    again = sparsify_(model, progress=False)
+    assert str(again) == str(report)
+    assert all(dict(model.named_modules())[name] is module for name, module in modules.items())
+
+
+def test_sparsify_filters_and_dtype() -> None:
+    model = tiny.llama(tied=False)
+    tiny.zero_some(model, 0.6)
+    report = sparsify_(
+        model, include=["*.mlp.*", "lm_head"], exclude="*.2.*", dtype=torch.bfloat16, progress=False
+    )
+    assert {row.name.split(".")[-1] for row in report.layers} == {
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "lm_head",
+    }
+    assert not any(".2." in row.name for row in report.layers)
+    assert all(row.format == "bitmap bfloat16" for row in report.layers)
+    assert isinstance(model.model.layers[0].self_attn.q_proj, torch.nn.Linear)
+    with pytest.raises(ValueError, match="include"):
+        sparsify_(model, include="nothing", progress=False)
+
+
+def test_a_dense_layer_stays_and_the_report_says_so() -> None:
+    model = torch.nn.Sequential(_layer(density=1.0), torch.nn.ReLU(), _layer(10, 24))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = sparsify_(model, progress=False)
+    assert isinstance(model[0], torch.nn.Linear) and isinstance(model[2], SparseLinear)
+    assert [row.format for row in report.layers] == ["dense", "bitmap float32"]
+    text = str(report)
+    assert "estimate" in text and "total" in text and len(text.splitlines()) == 4
+
+
+def test_report_as_a_rich_table() -> None:
+    rich = pytest.importorskip("rich.console", reason="rich is not installed: the table is not proven")
+    report = sparsify_(torch.nn.Sequential(_layer()), progress=False)
+    console = rich.Console(width=200, record=True, file=open("/dev/null", "w"))
+    console.print(report)
+    assert "not a measurement" in console.export_text()
