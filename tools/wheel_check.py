@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -42,14 +43,14 @@ def check(wheel: Path, python: str, torch: str) -> str:
         clean = {n: v for n, v in os.environ.items() if not n.startswith(("PYTHON", "LD_", "SPARSECORE"))}
         clean["PATH"] = str(binaries)
 
-        def run(*command: str | Path) -> str:
-            done = subprocess.run([*map(str, command)], cwd=folder, env=clean, capture_output=True, text=True)
+        def run(*command: str | Path, env: Mapping[str, str] = clean) -> str:
+            done = subprocess.run([*map(str, command)], cwd=folder, env=env, capture_output=True, text=True)
             if done.returncode != 0:
                 print(done.stdout[-4000:], done.stderr[-4000:], sep="\n", flush=True)
                 done.check_returncode()
             return done.stdout
 
-        run(python, "-m", "venv", Path(folder, "env"))
+        run(python, "-m", "venv", Path(folder, "env"), env=os.environ)
         pip = (binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
         run(*pip, "--only-binary=:all:", f"torch{torch}", "numpy", "safetensors")
         run(*pip, "--no-index", wheel)

@@ -80,7 +80,7 @@ inline int64_t sample_size(Random& random, int64_t usual) { return below(random,
 
 // Adds x, y, bias, k and overrides that reach every plan; m is 1 in a third of samples.
 inline void sample_linear(Random& random, Sample& s, int64_t n, int64_t k) {
-  const int64_t m = below(random, 3) == 0 ? 1 : n * k > 20000 ? below(random, 6) : sample_size(random, 70);
+  const int64_t m = below(random, 3) == 0 ? 1 : n * k > 20000 ? 1 + below(random, 6) : 1 + sample_size(random, 70);
   const Dtype d = float_dtypes()[below(random, 3)];
   const int64_t x_stride = k + below(random, 3), y_stride = n + below(random, 3);
   fill_small(random, s.add<void>("x", d, {m, x_stride}), d, m * x_stride);
