@@ -80,7 +80,7 @@ def test_every_case(op, isa):
                     faults.append(f"{variant.name} {case.name} {regime}: {wrong}")
     verify.report(faults, ran)
     if isa != "scalar":
-        assert {tile > 0 for tile, _ in plans} == {dense for _, dense in plans} == {0, 1}, f"only {plans}"
+        assert {tile > 0 for tile, _ in plans} == {False, True}, f"only plans {plans} were reached"
 
 
 @pytest.mark.parametrize("op, isa", verify.op_isas())

@@ -30,32 +30,32 @@ inline std::optional<Dtype> as_dtype(ScalarType type) {
 
 inline Dtype float_dtype(const Tensor& t, const char* name) {
   const std::optional<Dtype> d = as_dtype(t.scalar_type());
-  STD_TORCH_CHECK(d == Dtype::f32 || d == Dtype::bf16 || d == Dtype::f16, name,
+  SPARSECORE_REQUIRE(d == Dtype::f32 || d == Dtype::bf16 || d == Dtype::f16, name,
                   ": dtype must be float32, bfloat16 or float16, not ", torch::headeronly::toString(t.scalar_type()));
   return *d;
 }
 
 inline Dtype index_dtype(const Tensor& t, const char* name) {
   const std::optional<Dtype> d = as_dtype(t.scalar_type());
-  STD_TORCH_CHECK(d == Dtype::i32 || d == Dtype::i64, name, ": dtype must be int32 or int64, not ",
+  SPARSECORE_REQUIRE(d == Dtype::i32 || d == Dtype::i64, name, ": dtype must be int32 or int64, not ",
                   torch::headeronly::toString(t.scalar_type()));
   return *d;
 }
 
 inline void check_dtype(const Tensor& t, ScalarType type, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == type, name, ": dtype must be ", torch::headeronly::toString(type), ", not ",
+  SPARSECORE_REQUIRE(t.scalar_type() == type, name, ": dtype must be ", torch::headeronly::toString(type), ", not ",
                   torch::headeronly::toString(t.scalar_type()));
 }
 
 inline void check_cpu(const Tensor& t, const char* name) {
-  STD_TORCH_CHECK(t.is_cpu(), name, ": must be on the CPU like the other arguments");
+  SPARSECORE_REQUIRE(t.is_cpu(), name, ": must be on the CPU like the other arguments");
 }
 
 // An array of a format: contiguous, on the CPU, of `dim` dimensions.
 inline void check_array(const Tensor& t, int64_t dim, const char* name) {
   check_cpu(t, name);
-  STD_TORCH_CHECK(t.dim() == dim, name, ": must have ", dim, " dimension(s), not ", t.dim());
-  STD_TORCH_CHECK(t.is_contiguous(), name, ": must be contiguous");
+  SPARSECORE_REQUIRE(t.dim() == dim, name, ": must have ", dim, " dimension(s), not ", t.dim());
+  SPARSECORE_REQUIRE(t.is_contiguous(), name, ": must be contiguous");
 }
 
 // Bytes [first, last) that a tensor's elements span.
@@ -69,7 +69,7 @@ inline std::pair<const char*, const char*> byte_span(const Tensor& t) {
 
 inline void check_disjoint(const Tensor& out, const Tensor& in, const char* name) {
   const auto a = byte_span(out), b = byte_span(in);
-  STD_TORCH_CHECK(a.first >= b.second || b.first >= a.second, "out: overlaps ", name, " in memory");
+  SPARSECORE_REQUIRE(a.first >= b.second || b.first >= a.second, "out: overlaps ", name, " in memory");
 }
 
 // x as [m, k] with adjacent columns: itself where its strides allow, else a contiguous copy.
@@ -80,7 +80,7 @@ struct DenseInput {
 
 inline DenseInput dense_input(const Tensor& x) {
   check_cpu(x, "x");
-  STD_TORCH_CHECK(x.dim() >= 1, "x: must have at least one dimension, [..., in_features]");
+  SPARSECORE_REQUIRE(x.dim() >= 1, "x: must have at least one dimension, [..., in_features]");
   const int64_t dims = x.dim(), k = x.size(dims - 1);
   int64_t m = 1;
   for (int64_t i = 0; i + 1 < dims; ++i) m *= x.size(i);
@@ -114,7 +114,7 @@ inline Tensor linear_output(const Tensor& x, int64_t n, const std::optional<Tens
   check_array(*out, x.dim(), "out");
   check_dtype(*out, x.scalar_type(), "out");
   for (int64_t i = 0; i < x.dim(); ++i)
-    STD_TORCH_CHECK(out->size(i) == sizes[i], "out: dimension ", i, " must be ", sizes[i], ", not ", out->size(i));
+    SPARSECORE_REQUIRE(out->size(i) == sizes[i], "out: dimension ", i, " must be ", sizes[i], ", not ", out->size(i));
   check_disjoint(*out, x, "x");
   return *out;
 }
@@ -123,7 +123,7 @@ inline const void* bias_pointer(const std::optional<Tensor>& bias, const Tensor&
   if (!bias) return nullptr;
   check_array(*bias, 1, "bias");
   check_dtype(*bias, x.scalar_type(), "bias");
-  STD_TORCH_CHECK(bias->numel() == n, "bias: must have out_features = ", n, " elements, not ", bias->numel());
+  SPARSECORE_REQUIRE(bias->numel() == n, "bias: must have out_features = ", n, " elements, not ", bias->numel());
   return bias->const_data_ptr();
 }
 

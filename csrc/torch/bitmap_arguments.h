@@ -15,11 +15,11 @@ inline BitmapView bitmap_view(const Tensor& bitmask, const Tensor& row_offsets, 
   check_array(row_offsets, 1, "row_offsets");
   check_dtype(row_offsets, ScalarType::Long, "row_offsets");
   check_array(values, 1, "values");
-  STD_TORCH_CHECK(k <= std::numeric_limits<int32_t>::max(), "k: in_features must be below 2^31, not ", k);
+  SPARSECORE_REQUIRE(k <= std::numeric_limits<int32_t>::max(), "k: in_features must be below 2^31, not ", k);
   const int64_t n = bitmask.size(0), bytes = 8 * bitmap_words(k);
-  STD_TORCH_CHECK(bitmask.size(1) == bytes, "bitmask: must have 8 * ceil(in_features / 64) = ", bytes,
+  SPARSECORE_REQUIRE(bitmask.size(1) == bytes, "bitmask: must have 8 * ceil(in_features / 64) = ", bytes,
                   " bytes a row, not ", bitmask.size(1));
-  STD_TORCH_CHECK(row_offsets.numel() == n + 1, "row_offsets: must have out_features + 1 = ", n + 1,
+  SPARSECORE_REQUIRE(row_offsets.numel() == n + 1, "row_offsets: must have out_features + 1 = ", n + 1,
                   " elements, not ", row_offsets.numel());
   const float* scale = nullptr;
   Dtype value = Dtype::i8;
@@ -27,10 +27,10 @@ inline BitmapView bitmap_view(const Tensor& bitmask, const Tensor& row_offsets, 
     check_dtype(values, ScalarType::Char, "values");
     check_array(*scales, 1, "scales");
     check_dtype(*scales, ScalarType::Float, "scales");
-    STD_TORCH_CHECK(scales->numel() == n, "scales: must have out_features = ", n, " elements, not ", scales->numel());
+    SPARSECORE_REQUIRE(scales->numel() == n, "scales: must have out_features = ", n, " elements, not ", scales->numel());
     scale = static_cast<const float*>(scales->const_data_ptr());
   } else {
-    STD_TORCH_CHECK(values.scalar_type() != ScalarType::Char, "scales: int8 values need one float32 scale a row");
+    SPARSECORE_REQUIRE(values.scalar_type() != ScalarType::Char, "scales: int8 values need one float32 scale a row");
     value = float_dtype(values, "values");
   }
   return {n,     k,    values.numel(), static_cast<const uint8_t*>(bitmask.const_data_ptr()),
@@ -38,14 +38,14 @@ inline BitmapView bitmap_view(const Tensor& bitmask, const Tensor& row_offsets, 
 }
 
 inline void raise(const BitmapFinding& f, const BitmapView& w) {
-  STD_TORCH_CHECK(f.fault != BitmapFault::offsets_start, "row_offsets: must start with 0, not ", f.value);
-  STD_TORCH_CHECK(f.fault != BitmapFault::offsets_end, "row_offsets: entry ", f.row, " is ", f.value,
+  SPARSECORE_REQUIRE(f.fault != BitmapFault::offsets_start, "row_offsets: must start with 0, not ", f.value);
+  SPARSECORE_REQUIRE(f.fault != BitmapFault::offsets_end, "row_offsets: entry ", f.row, " is ", f.value,
                   ", but values has nnz = ", w.nnz, " elements");
-  STD_TORCH_CHECK(f.fault != BitmapFault::offsets_falls, "row_offsets: must not fall, but entry ", f.row + 1, " is ",
+  SPARSECORE_REQUIRE(f.fault != BitmapFault::offsets_falls, "row_offsets: must not fall, but entry ", f.row + 1, " is ",
                   f.value, " after ", w.row_offsets[f.row]);
-  STD_TORCH_CHECK(f.fault != BitmapFault::popcount, "bitmask: row ", f.row, " has ", f.value,
+  SPARSECORE_REQUIRE(f.fault != BitmapFault::popcount, "bitmask: row ", f.row, " has ", f.value,
                   " bits set, but row_offsets gives it ", w.row_offsets[f.row + 1] - w.row_offsets[f.row], " values");
-  STD_TORCH_CHECK(f.fault != BitmapFault::padding, "bitmask: row ", f.row, " has a bit set past in_features = ", w.k);
+  SPARSECORE_REQUIRE(f.fault != BitmapFault::padding, "bitmask: row ", f.row, " has a bit set past in_features = ", w.k);
 }
 
 }  // namespace sparsecore::binding

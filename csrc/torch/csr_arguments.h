@@ -13,28 +13,28 @@ inline CsrView csr_view(const Tensor& crow_indices, const Tensor& col_indices, c
   check_array(col_indices, 1, "col_indices");
   check_array(values, 1, "values");
   const Dtype index = index_dtype(crow_indices, "crow_indices");
-  STD_TORCH_CHECK(col_indices.scalar_type() == crow_indices.scalar_type(),
+  SPARSECORE_REQUIRE(col_indices.scalar_type() == crow_indices.scalar_type(),
                   "col_indices: dtype must be that of crow_indices, ",
                   torch::headeronly::toString(crow_indices.scalar_type()), ", not ",
                   torch::headeronly::toString(col_indices.scalar_type()));
   const Dtype value = float_dtype(values, "values");
-  STD_TORCH_CHECK(crow_indices.numel() >= 1, "crow_indices: must have out_features + 1 elements, not 0");
-  STD_TORCH_CHECK(col_indices.numel() == values.numel(), "values: must have one element per col_indices, ",
+  SPARSECORE_REQUIRE(crow_indices.numel() >= 1, "crow_indices: must have out_features + 1 elements, not 0");
+  SPARSECORE_REQUIRE(col_indices.numel() == values.numel(), "values: must have one element per col_indices, ",
                   col_indices.numel(), ", not ", values.numel());
-  STD_TORCH_CHECK(k <= std::numeric_limits<int32_t>::max(), "x: in_features must be below 2^31, not ", k);
+  SPARSECORE_REQUIRE(k <= std::numeric_limits<int32_t>::max(), "x: in_features must be below 2^31, not ", k);
   return {crow_indices.numel() - 1,      k,     values.numel(), crow_indices.const_data_ptr(),
           col_indices.const_data_ptr(), values.const_data_ptr(), index,          value};
 }
 
 inline void raise(const CsrFinding& f, const CsrView& w) {
-  STD_TORCH_CHECK(f.fault != CsrFault::crow_start, "crow_indices: must start with 0, not ", f.value);
-  STD_TORCH_CHECK(f.fault != CsrFault::crow_end, "crow_indices: entry ", f.row, " is ", f.value,
+  SPARSECORE_REQUIRE(f.fault != CsrFault::crow_start, "crow_indices: must start with 0, not ", f.value);
+  SPARSECORE_REQUIRE(f.fault != CsrFault::crow_end, "crow_indices: entry ", f.row, " is ", f.value,
                   ", but values has nnz = ", w.nnz, " elements");
-  STD_TORCH_CHECK(f.fault != CsrFault::crow_falls, "crow_indices: must not fall, but entry ", f.row + 1, " is ",
+  SPARSECORE_REQUIRE(f.fault != CsrFault::crow_falls, "crow_indices: must not fall, but entry ", f.row + 1, " is ",
                   f.value, " after ", w.offset(f.row));
-  STD_TORCH_CHECK(f.fault != CsrFault::col_range, "col_indices: row ", f.row, " has column ", f.value,
+  SPARSECORE_REQUIRE(f.fault != CsrFault::col_range, "col_indices: row ", f.row, " has column ", f.value,
                   ", outside [0, ", w.k, ")");
-  STD_TORCH_CHECK(f.fault != CsrFault::col_order, "col_indices: columns of row ", f.row,
+  SPARSECORE_REQUIRE(f.fault != CsrFault::col_order, "col_indices: columns of row ", f.row,
                   " must rise strictly, but column ", f.value, " is duplicated or out of order");
 }
 

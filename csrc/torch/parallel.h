@@ -51,7 +51,7 @@ int64_t run_linear(const Kernel& kernel, Args& args, const Offset& offset) {
   const int64_t bytes = packed_bytes + threads * scratch_bytes;
   const std::unique_ptr<char, decltype(&std::free)> memory(
       bytes > 0 ? static_cast<char*>(std::aligned_alloc(64, static_cast<size_t>(bytes))) : nullptr, &std::free);
-  STD_TORCH_CHECK(bytes == 0 || memory, "x: no memory for ", bytes, " bytes of working space");
+  SPARSECORE_REQUIRE(bytes == 0 || memory, "x: no memory for ", bytes, " bytes of working space");
   char* const base = memory.get();
   args.packed = reinterpret_cast<float*>(base);
 

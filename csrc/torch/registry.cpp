@@ -46,9 +46,9 @@ void force(std::string name) {
     return;
   }
   cpu::Isa isa;
-  STD_TORCH_CHECK(cpu::isa_from_name(name.c_str(), isa), "isa: '", name, "' is none of scalar, neon, avx2, avx512");
+  SPARSECORE_REQUIRE(cpu::isa_from_name(name.c_str(), isa), "isa: '", name, "' is none of scalar, neon, avx2, avx512");
   const char* missing = cpu::isa_missing(isa);
-  STD_TORCH_CHECK(!missing, "isa: '", name, "' can't run here: ", missing);
+  SPARSECORE_REQUIRE(!missing, "isa: '", name, "' can't run here: ", missing);
   cpu::force_isa(static_cast<int32_t>(isa));
 }
 

@@ -6,3 +6,23 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+
+#include <sstream>
+#include <stdexcept>
+
+// Throws the message alone: STD_TORCH_CHECK puts the path of the source file in front of it.
+#define SPARSECORE_REQUIRE(condition, ...)                                      \
+  do {                                                                          \
+    if (!(condition)) ::sparsecore::binding::throw_message(__VA_ARGS__);        \
+  } while (0)
+
+namespace sparsecore::binding {
+
+template <class... Parts>
+[[noreturn]] void throw_message(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+}  // namespace sparsecore::binding

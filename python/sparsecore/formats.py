@@ -37,6 +37,11 @@ def _needs_grad(x: Tensor, values: Tensor, extra: Tensor | None) -> bool:
     )
 
 
+def _refuse_grad(x: Tensor, values: Tensor, bias: Tensor | None) -> None:
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias)):
+        raise RuntimeError("out: functions with out=... don't support automatic differentiation")
+
+
 @dataclass(frozen=True, eq=False)
 class _Format:
     """What every format offers; a subclass names its tensors and its shape."""
@@ -233,7 +238,9 @@ class Csr(_Format):
             if _needs_grad(x, self.values, bias):
                 return torch.ops.sparsecore.spmm_csr.default(*args)
             return torch.ops.sparsecore._spmm_csr.default(*args)
-        return torch.ops.sparsecore.spmm_csr.out(*args, out=out)
+        _refuse_grad(x, self.values, bias)
+        torch.ops.sparsecore.spmm_csr.out(*args, out=out)
+        return out
 
     def check(self) -> None:
         """Read the index arrays once.
@@ -345,7 +352,9 @@ class Bitmap(_Format):
             if _needs_grad(x, self.values, bias) or _needs_grad(x, self.values, self.scales):
                 return torch.ops.sparsecore.spmm_bitmap.default(*args)
             return torch.ops.sparsecore._spmm_bitmap.default(*args)
-        return torch.ops.sparsecore.spmm_bitmap.out(*args, out=out)
+        _refuse_grad(x, self.values, bias)
+        torch.ops.sparsecore.spmm_bitmap.out(*args, out=out)
+        return out
 
     def check(self) -> None:
         """Read the bitmask and the offsets once.

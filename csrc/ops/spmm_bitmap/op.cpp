@@ -40,9 +40,9 @@ Tensor spmm_bitmap(const Tensor& x, const Tensor& bitmask, const Tensor& row_off
   return forward(x, bitmask, row_offsets, values, scales, bias, std::nullopt);
 }
 
-Tensor spmm_bitmap_out(const Tensor& x, const Tensor& bitmask, const Tensor& row_offsets, const Tensor& values,
+void spmm_bitmap_out(const Tensor& x, const Tensor& bitmask, const Tensor& row_offsets, const Tensor& values,
                        const std::optional<Tensor>& scales, const std::optional<Tensor>& bias, const Tensor& out) {
-  return forward(x, bitmask, row_offsets, values, scales, bias, out);
+  forward(x, bitmask, row_offsets, values, scales, bias, out);
 }
 
 const bool registered = register_kernels("spmm_bitmap", kernels());
@@ -57,7 +57,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
       "-> Tensor");
   m.def(
       "spmm_bitmap.out(Tensor x, Tensor bitmask, Tensor row_offsets, Tensor values, Tensor? scales=None, Tensor? bias=None, *, "
-      "Tensor(a!) out) -> Tensor(a!)");
+      "Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) {

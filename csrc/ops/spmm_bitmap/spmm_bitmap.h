@@ -22,7 +22,7 @@ struct Kernel {
   Plan (*plan)(const Linear&, const BitmapView&);
   // Fills packed for pieces [begin, end) of pack_pieces(plan, m): rows of x, or panels.
   void (*pack)(const Args&, int64_t begin, int64_t end);
-  // Rows [begin, end) of W into columns of y. Returns -1, or the first row that breaks a Bitmap
+  // Rows [begin, end) of W into columns of y. Returns -1, or a row that breaks a Bitmap
   // invariant (y is then part written). scratch: plan.scratch_bytes, 64-byte aligned.
   int64_t (*run)(const Args&, int64_t begin, int64_t end, void* scratch);
 };

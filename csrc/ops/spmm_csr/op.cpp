@@ -39,9 +39,9 @@ Tensor spmm_csr(const Tensor& x, const Tensor& crow_indices, const Tensor& col_i
   return forward(x, crow_indices, col_indices, values, bias, std::nullopt);
 }
 
-Tensor spmm_csr_out(const Tensor& x, const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values,
+void spmm_csr_out(const Tensor& x, const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values,
                     const std::optional<Tensor>& bias, const Tensor& out) {
-  return forward(x, crow_indices, col_indices, values, bias, out);
+  forward(x, crow_indices, col_indices, values, bias, out);
 }
 
 const bool registered = register_kernels("spmm_csr", kernels());
@@ -56,7 +56,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
       "-> Tensor");
   m.def(
       "spmm_csr.out(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias=None, *, "
-      "Tensor(a!) out) -> Tensor(a!)");
+      "Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) {

@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+from .spmm_csr import same_device
+
 
 def spmm_bitmap(
     x: Tensor,
@@ -37,7 +39,8 @@ def spmm_bitmap(
     """
     if out is None:
         return torch.ops.sparsecore.spmm_bitmap(x, bitmask, row_offsets, values, scales, bias)
-    return torch.ops.sparsecore.spmm_bitmap.out(x, bitmask, row_offsets, values, scales, bias, out=out)
+    torch.ops.sparsecore.spmm_bitmap.out(x, bitmask, row_offsets, values, scales, bias, out=out)
+    return out
 
 
 def bits(bitmask: Tensor, k: int) -> Tensor:
@@ -73,14 +76,21 @@ def reference(
     return y if bias is None else y + bias.double()
 
 
+@torch.library.register_fake("sparsecore::_spmm_bitmap")
 @torch.library.register_fake("sparsecore::spmm_bitmap")
 def _(x, bitmask, row_offsets, values, scales=None, bias=None):
+    same_device(x=x, bitmask=bitmask, row_offsets=row_offsets, values=values, scales=scales, bias=bias)
     return x.new_empty(*x.shape[:-1], bitmask.shape[0])
 
 
 @torch.library.register_fake("sparsecore::spmm_bitmap.out")
 def _(x, bitmask, row_offsets, values, scales=None, bias=None, *, out):
-    return out
+    return None
+
+
+def _rows(t: Tensor) -> Tensor:
+    """``[..., k]`` as ``[m, k]``, k = 0 included."""
+    return t.flatten(0, -2) if t.dim() > 1 else t[None]
 
 
 def _setup(ctx, inputs, output):
@@ -92,7 +102,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad):
     x, bitmask, row_offsets, values, scales = ctx.saved_tensors
     k = x.shape[-1]
-    g = grad.reshape(-1, grad.shape[-1])
+    g = _rows(grad)
     # The dispatcher drops trailing arguments that equal their defaults.
     needs = [*ctx.needs_input_grad, False, False]
     grad_x = grad_values = grad_scales = grad_bias = None
@@ -100,7 +110,7 @@ def _backward(ctx, grad):
         dense = dense_weight(bitmask, row_offsets, values, scales, k)
         grad_x = (g.float() @ dense.float()).to(x.dtype).reshape(x.shape)
     if needs[3] or needs[4]:
-        outer = g.float().T @ x.reshape(-1, k).float()
+        outer = g.float().T @ _rows(x).float()
         if needs[3]:
             grad_values = outer[bits(bitmask, k)].to(values.dtype)
         if needs[4]:

@@ -34,7 +34,8 @@ def spmm_csr(
     """
     if out is None:
         return torch.ops.sparsecore.spmm_csr(x, crow_indices, col_indices, values, bias)
-    return torch.ops.sparsecore.spmm_csr.out(x, crow_indices, col_indices, values, bias, out=out)
+    torch.ops.sparsecore.spmm_csr.out(x, crow_indices, col_indices, values, bias, out=out)
+    return out
 
 
 def dense_weight(crow_indices: Tensor, col_indices: Tensor, values: Tensor, k: int) -> Tensor:
@@ -62,14 +63,30 @@ def reference(
     return y if bias is None else y + bias.double()
 
 
+def same_device(**arguments: Tensor | None) -> None:
+    """What a fake must check itself, since one meta argument is enough to reach it."""
+    devices = {name: t.device for name, t in arguments.items() if t is not None}
+    first, *rest = devices.items()
+    for name, device in rest:
+        if device != first[1]:
+            raise RuntimeError(f"{name}: is on {device}, but {first[0]} is on {first[1]}")
+
+
+@torch.library.register_fake("sparsecore::_spmm_csr")
 @torch.library.register_fake("sparsecore::spmm_csr")
 def _(x, crow_indices, col_indices, values, bias=None):
+    same_device(x=x, crow_indices=crow_indices, col_indices=col_indices, values=values, bias=bias)
     return x.new_empty(*x.shape[:-1], crow_indices.shape[0] - 1)
 
 
 @torch.library.register_fake("sparsecore::spmm_csr.out")
 def _(x, crow_indices, col_indices, values, bias=None, *, out):
-    return out
+    return None
+
+
+def _rows(t: Tensor) -> Tensor:
+    """``[..., k]`` as ``[m, k]``, k = 0 included."""
+    return t.flatten(0, -2) if t.dim() > 1 else t[None]
 
 
 def _setup(ctx, inputs, output):
@@ -80,7 +97,7 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, grad):
     x, crow_indices, col_indices, values = ctx.saved_tensors
-    g = grad.reshape(-1, grad.shape[-1])
+    g = _rows(grad)
     # The dispatcher drops trailing arguments that equal their defaults.
     needs = [*ctx.needs_input_grad, False, False]
     grad_x = grad_values = grad_bias = None
@@ -88,7 +105,7 @@ def _backward(ctx, grad):
         dense = dense_weight(crow_indices, col_indices, values, x.shape[-1])
         grad_x = (g.float() @ dense.float()).to(x.dtype).reshape(x.shape)
     if needs[3]:
-        outer = g.float().T @ x.reshape(-1, x.shape[-1]).float()
+        outer = g.float().T @ _rows(x).float()
         grad_values = outer[row_indices(crow_indices), col_indices.long()].to(values.dtype)
     if ctx.has_bias and needs[4]:
         grad_bias = g.sum(0)
