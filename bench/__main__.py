@@ -46,36 +46,58 @@ def one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
+WHAT = {
+    "--cases": {"metavar": "GLOB", "help": "cases by name, e.g. 'm1-*-f32-f32*'; --list shows them"},
+    "--m": {"type": many(int), "metavar": "M,...", "help": "rows of x"},
+    "--sparsity": {"type": many(float), "metavar": "S,...", "help": "share of zeros in W"},
+    "--shapes": {"type": many(select.shape), "metavar": "NxK,...", "help": "out_features x in_features"},
+    "--dtypes": {"type": many(select.pair), "metavar": "X[/VALUES],...", "help": "e.g. f32,f32/bf16,bf16/i8"},
+    "--bars": {"action": "store_true", "help": "the speeds that the project must reach, and whether it does"},
+    "--quick": {"action": "store_true", "help": "a short pass over run, compare and plot"},
+    "--list": {"action": "store_true", "help": "name the cases and stop"},
+}
+HOW = {
+    "--threads": {"type": many(int), "metavar": "N,...", "help": "default: as torch has it"},
+    "--isa": {
+        "type": many(one_of(*machine.PEER_ISA)),
+        "metavar": "ISA,...",
+        "help": "hold us and every peer to it, each ISA in a process of its own",
+    },
+    "--peers": {
+        "type": many(one_of(*peers.MAKE, "none", "all")),
+        "default": peers.USUAL,
+        "metavar": "PEER,...",
+        "help": f"{', '.join(peers.MAKE)}, all or none; default: all but deepsparse",
+    },
+    "--repeat": {"type": int, "metavar": "N", "help": "samples of each contender in a cell (default 15)"},
+    "--patience": {
+        "type": float,
+        "default": 0.0,
+        "metavar": "S",
+        "help": "seconds to wait in all for other processes to leave the cores free",
+    },
+    "--out": {"type": Path, "metavar": "FILE.jsonl", "help": "adds records to it (default: in build/bench)"},
+}
+CACHES = {"cold": ("cold",), "warm": ("warm",), "both": ("cold", "warm")}
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="sparsecore bench",
         description="Checks every contender against float64, then times them side by side. Also: "
-        "`sparsecore bench compare A B`, `plot FILE`, `deepsparse` (installs that peer).",
+        "`sparsecore bench compare A B`, `plot FILE`, `bars FILE`, `deepsparse` (installs that peer).",
     )
-    ops = cases.ops()
     what = p.add_argument_group("what (without any of these: the cases for bench of every op)")
-    what.add_argument("--ops", type=many(one_of(*ops)), default=tuple(ops), metavar="OP,...", help=", ".join(ops))
-    what.add_argument("--cases", metavar="GLOB", help="cases by name, e.g. 'm1-*-f32-f32*'; --list shows them")
-    what.add_argument("--m", type=many(int), metavar="M,...", help="rows of x")
-    what.add_argument("--sparsity", type=many(float), metavar="S,...", help="share of zeros in W")
-    what.add_argument("--shapes", type=many(select.shape), metavar="NxK,...", help="out_features x in_features")
-    what.add_argument("--dtypes", type=many(select.pair), metavar="X[/VALUES],...", help="e.g. f32,f32/bf16,bf16/i8")
-    what.add_argument("--bars", action="store_true", help="the speeds that the project must reach, and whether it does")
-    what.add_argument("--quick", action="store_true", help="a short pass over run, compare and plot; times mean little")
-    what.add_argument("--list", action="store_true", help="name the cases and stop")
+    ops = tuple(cases.ops())
+    what.add_argument("--ops", type=many(one_of(*ops)), default=ops, metavar="OP,...", help=", ".join(ops))
     how = p.add_argument_group("how")
-    how.add_argument("--threads", type=many(int), metavar="N,...", help="default: as torch has it")
-    how.add_argument("--isa", type=many(one_of(*machine.PEER_ISA)), metavar="ISA,...",
-                     help="hold us and every peer to it, each in a process of its own")  # fmt: skip
-    rivals = p.add_argument_group("peers")
-    rivals.add_argument("--peers", type=many(one_of(*peers.MAKE, "none", "all")), default=peers.USUAL, metavar="PEER,...",
-                        help=f"{', '.join(peers.MAKE)}, all or none; default: all but deepsparse")  # fmt: skip
+    for group, options in ((what, WHAT), (how, HOW)):
+        for name, settings in options.items():
+            group.add_argument(name, **settings)  # type: ignore[arg-type]
     state = how.add_mutually_exclusive_group()
-    for name in ("cold", "warm", "both"):
-        text = {"cold": "caches swept before every call", "warm": "calls in a row", "both": "the default"}[name]
+    meaning = {"cold": "sweep the caches before every call", "warm": "call in a row", "both": "the default"}
+    for name, text in meaning.items():
         state.add_argument(f"--{name}", dest="cache", action="store_const", const=name, help=text)
-    how.add_argument("--repeat", type=int, metavar="N", help="samples of each contender in a cell (default 15)")
-    how.add_argument("--out", type=Path, metavar="FILE.jsonl", help="adds records to it (default: one in build/bench)")
     return p
 
 
@@ -131,7 +153,8 @@ def default_out(isa: str) -> Path:
 
 def wrong(records: list[record.Record]) -> bool:
     """Says which of our ops were outside the error bound."""
-    faults = {(r["contender"], r["case"], record.types(r)) for r in records if r["kind"] == "ours" and r["us"] is None}
+    ours = [r for r in records if r["kind"] == "ours" and r["us"] is None]
+    faults = {(r["contender"], r["case"], record.types(r)) for r in ours}
     for who, case, types in sorted(faults):
         CONSOLE.print(f"WRONG: {who} {types} on {case}", style="bold red")
     return bool(faults)
@@ -158,8 +181,7 @@ def run_main(argv: Sequence[str]) -> int:
     p = parser()
     options = p.parse_args(argv)
     if options.isa and len(options.isa) > 1:
-        rest = [a for i, a in enumerate(argv) if not a.startswith("--isa") and (not i or argv[i - 1] != "--isa")]
-        command = [sys.executable, "-m", "sparsecore", "bench", *rest]
+        command = [sys.executable, "-m", "sparsecore", "bench", *argv]  # the last --isa counts
         return max([subprocess.run([*command, "--isa", isa]).returncode for isa in options.isa])
     if options.isa:
         machine.enter(options.isa[0], list(argv))
@@ -172,27 +194,25 @@ def run_main(argv: Sequence[str]) -> int:
     if not cells:
         p.error("no case is left")
     names = tuple(peers.MAKE) if "all" in options.peers else () if "none" in options.peers else options.peers
-    caches = {"cold": ("cold",), "warm": ("warm",)}.get(options.cache, ("cold", "warm"))
-    if options.bars and options.cache is None:
-        caches = ("cold",)
-    run = Run(options.threads or (torch.get_num_threads(),), caches, names)
+    caches = CACHES[options.cache or ("cold" if options.bars else "both")]
+    run = Run(options.threads or (torch.get_num_threads(),), caches, names, patience=options.patience)
     if options.quick:
         run.rounds, run.seconds, run.quick = 3, 0.05, True
         return quick(run, cells)
     run.rounds = options.repeat or run.rounds
     out = options.out or default_out(str(run.facts["isa"]))
-    CONSOLE.print(f"{machine.cpu_name()}, {machine.cores()} cores, {run.facts['isa']}; records in {out}", soft_wrap=True)
+    CONSOLE.print(f"{machine.cpu_name()}, {machine.cores()} cores; records in {out}", soft_wrap=True)
     if options.bars:
         run.threads = (machine.cores(),)
         records = time_cells(run, bars.cells(options.ops), out)
-        one = Run((1,), caches, (*names, "deepsparse"), run.rounds)
+        one = Run((1,), caches, tuple({*names, "deepsparse"}), run.rounds, patience=run.patience)
         records += time_cells(one, bars.deepsparse_cells(options.ops), out)
         return 1 if wrong(records) or not bars.show(CONSOLE, records) else 0
     return 1 if wrong(time_cells(run, cells, out)) else 0
 
 
 def compare_main(argv: Sequence[str]) -> int:
-    p = argparse.ArgumentParser(prog="sparsecore bench compare", description="Ratios between two result files.")
+    p = argparse.ArgumentParser(prog="sparsecore bench compare", description="Two result files.")
     p.add_argument("a", type=Path)
     p.add_argument("b", type=Path)
     p.add_argument("--everyone", action="store_true", help="dense and peers too")
@@ -222,7 +242,12 @@ def bars_main(argv: Sequence[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    commands = {"compare": compare_main, "plot": plot_main, "bars": bars_main, "deepsparse": lambda _: deepsparse.install()}
+    commands = {
+        "compare": compare_main,
+        "plot": plot_main,
+        "bars": bars_main,
+        "deepsparse": lambda _: deepsparse.install(),
+    }
     if arguments and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
     return run_main(arguments)

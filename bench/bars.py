@@ -43,7 +43,8 @@ def _bar(r: Record) -> float | None:
 
 
 def _ours(cell: Iterable[Record], value: str | None) -> Record | None:
-    return record.best(cell, lambda r: r["kind"] == "ours" and r["dtype"] == "f32" and value in (None, r["value"]))
+    values = ("f32", "bf16") if value is None else (value,)
+    return record.best(cell, lambda r: r["kind"] == "ours" and r["dtype"] == "f32" and r["value"] in values)
 
 
 def verdict(cell: list[Record]) -> dict[str, Any] | None:
@@ -89,36 +90,43 @@ def show(console: Console, records: list[Record]) -> bool:
         out = table.plain(
             f"Bars, {cache} caches; {record.where(first)}; limit: bytes or flops at the measured ceiling",
             "shape", "zeros", "m", "bar", "<dense", "µs",
-            "<f32 values", "vs dense", "limit if missed", "<bf16 values", "vs dense", "limit if missed", "<nearest peer",
+            "<f32 values", "vs dense", "limit if missed",
+            "<bf16 values", "vs dense", "limit if missed", "<nearest peer",
         )  # fmt: skip
         for r, said in verdicts:
             dense, peers = said["dense"], said["peers"]
             near = min(peers, key=peers.__getitem__, default=None)
-            ahead = Text(f"{near} {peers[near]:.2f}x", style="green" if said["ahead"] else "red") if near else ""
+            nearest = f"{near} {peers[near]:.2f}x" if near else ""
             total, met, behind = total + 1, met + said["met"], behind + (not said["ahead"])
-            values = said["values"]
+            columns = [_value_columns(said["values"].get(value), said["bar"]) for value in ("f32", "bf16")]
             out.add_row(
-                f"{r['n']}x{r['k']}", f"{r['sparsity']:.0%}", str(r["m"]), f"{said['bar']:.1f}x", dense["dtype"],
-                table.number(dense["us"]), *_value_columns(values.get("f32"), said["bar"]),
-                *_value_columns(values.get("bf16"), said["bar"]), ahead,
+                f"{r['n']}x{r['k']}", f"{r['sparsity']:.0%}", str(r["m"]), f"{said['bar']:.1f}x",
+                dense["dtype"], table.number(dense["us"]), *columns[0], *columns[1],
+                Text(nearest, style="green" if said["ahead"] else "red"),
                 end_section=r["m"] == max(TIMES_DENSE),
             )  # fmt: skip
         console.print(out)
+        if doubt := table.doubts(r for cell in cells.values() for r in cell):
+            console.print(doubt, style="yellow")
     deep = _show_deepsparse(console.print, records)
-    console.print(f"{met} of {total} bars over dense met by the best values; behind a sparse peer in {behind} of {total}")
+    console.print(
+        f"bars over dense met by the best values: {met} of {total}; behind a sparse peer: {behind} of {total}"
+    )
     return met == total and not behind and deep
 
 
 def _show_deepsparse(say: Callable[[str], None], records: list[Record]) -> bool:
     shape = DEEPSPARSE["shapes"][0]
     ahead = seen = 0
-    for cell in record.by_cell(r for r in records if (r["n"], r["k"]) == shape and r["threads"] == 1).values():
+    wanted = [r for r in records if (r["n"], r["k"]) == shape and r["threads"] == 1]
+    for cell in record.by_cell(wanted).values():
         engine, mine = record.best(cell, lambda r: r["contender"] == "deepsparse"), _ours(cell, None)
         if engine and mine:
             seen, ahead = seen + 1, ahead + (engine["us"] > mine["us"])
+            m, n, k, zeros, cache = record.key(mine, ("m", "n", "k", "sparsity", "cache"))
             say(
-                f"DeepSparse, one core, {mine['m']}x{mine['k']} @ {mine['k']}x{mine['n']}, {mine['sparsity']:.0%} zeros, "
-                f"{mine['cache']}: {engine['us']:,.0f} µs; {mine['contender']} {record.types(mine)} {mine['us']:,.0f} µs, "
+                f"DeepSparse, one core, {m}x{k} @ {k}x{n}, {zeros:.0%} zeros, {cache}: "
+                f"{engine['us']:,.0f} µs; {mine['contender']} {record.types(mine)} {mine['us']:,.0f} µs: "
                 f"{engine['us'] / mine['us']:.2f}x {'pass' if engine['us'] > mine['us'] else 'MISS'}"
             )
     if not seen:

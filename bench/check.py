@@ -4,9 +4,8 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-
 from sparsecore import testing
+from torch import Tensor
 
 from .cases import Case
 from .contender import Contender, Weight

@@ -48,5 +48,7 @@ def show(console: Console, a: list[Record], b: list[Record], everyone: bool = Fa
     if x["device"] != y["device"]:
         console.print("not the same device", style="bold red")
     said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-    console.print(f"{len(both)} measurements in both: {said}; {len(a) + len(b) - 2 * len(both)} others left out")
+    console.print(
+        f"{len(both)} measurements in both: {said}; {len(a) + len(b) - 2 * len(both)} others left out"
+    )
     return counts

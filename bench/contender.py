@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from sparsecore import formats, testing
 from torch import Tensor
 from torch.nn import functional as F
-
-from sparsecore import formats, testing
 
 from . import cases, timing
 from .cases import Case, f32

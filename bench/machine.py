@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This machine: its name, versions, caches, the ISA that a run is held to, and the ceilings that it measures."""
+"""This machine: name, versions, caches, the ISA that a run is held to, ceilings."""
 
 import datetime
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import torch
-
 from sparsecore import testing
 
 # What holds torch, MKL, oneDNN and DeepSparse to the ISA that our kernels are forced to. All of them
 # read it once, when they are loaded.
 PEER_ISA = {
-    "scalar": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "scalar": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+    },
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
@@ -99,12 +103,12 @@ def facts() -> dict[str, object]:
     }
 
 
-def _best_seconds(calls: list, repeat: int) -> float:
+def _best_seconds(calls: list[Callable[[], object]], seconds: float) -> float:
     best = float("inf")
     for call in calls:
         call()
-        for _ in range(repeat):
-            start = time.perf_counter()
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
             call()
             best = min(best, time.perf_counter() - start)
     return best
@@ -124,12 +128,14 @@ class Ceilings:
 
     def read(self, size: int | None = None) -> float:
         """Bytes per second of reading `size` bytes again and again, in powers of two; None: from memory."""
-        size = self.beyond_cache if size is None else min(1 << max(size - 1, 1 << 15).bit_length(), self.beyond_cache)
+        if size is None:
+            size = self.beyond_cache
+        size = min(1 << max(size - 1, 1 << 15).bit_length(), self.beyond_cache)
         if size not in self._read:
             x = torch.ones(size // 4)
             rows, ones, whole = x.view(-1, 4096), torch.ones(4096), x.view(torch.int32)
-            calls = [x.sum, whole.amin, lambda: rows @ ones, lambda: x.dot(x)]
-            self._read[size] = size / _best_seconds(calls, 2 if self.quick else max(5, (1 << 25) // size))
+            calls: list[Callable[[], object]] = [x.sum, whole.amin, lambda: rows @ ones, lambda: x.dot(x)]
+            self._read[size] = size / _best_seconds(calls, 0.02 if self.quick else 0.1)
         return self._read[size]
 
     @property
@@ -138,7 +144,7 @@ class Ceilings:
         if not hasattr(self, "_flops"):
             side = 768 if self.quick else 2048
             x = torch.randn(side, side)
-            self._flops = 2 * side**3 / _best_seconds([lambda: x @ x], 3 if self.quick else 8)
+            self._flops = 2 * side**3 / _best_seconds([lambda: x @ x], 0.05 if self.quick else 1)
         return self._flops
 
     def limit_us(self, nbytes: int, flops: int, cache: str) -> float:

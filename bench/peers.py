@@ -26,7 +26,12 @@ class Unavailable(Exception):
 
 
 def _contender(
-    name: str, weight: Weight, case: Case, styles: dict[str, Callable[[], Any]], result: Callable, **fields: Any
+    name: str,
+    weight: Weight,
+    case: Case,
+    styles: dict[str, Callable[[], Any]],
+    result: Callable,
+    **fields: Any,
 ) -> Contender:
     m, csr = case.x().numel() // case.k, weight.csr
     nbytes = csr.nbytes + 4 * m * (case.n + case.k)
@@ -99,6 +104,7 @@ class _Analysed:
             self._must(hint(self.handle, self.KEEP, self.GENERAL, self.ROW_MAJOR, self.m, self.MANY))
         self._must(self.lib.mkl_sparse_optimize(self.handle))
         one, zero = ctypes.c_float(1), ctypes.c_float(0)
+        self.args: tuple[Any, ...]
         if x.ndim == 1:
             self.run = self.lib.mkl_sparse_s_mv
             self.args = self.KEEP, one, self.handle, self.GENERAL, at(x), zero, at(self.y)
@@ -129,7 +135,10 @@ def mkl_csr(weight: Weight, case: Case, threads: int) -> Contender:
         raise Unavailable(str(error)) from None
     mkl.mkl_set_num_threads(threads)
     w, x = csr_matrix(weight.csr.to_scipy()), _columns(case).numpy()
-    styles = {"sparse_dot_mkl": lambda: mkl.dot_product_mkl(w, x), "analysed": _Analysed(w, x)}
+    styles: dict[str, Callable[[], Any]] = {
+        "sparse_dot_mkl": lambda: mkl.dot_product_mkl(w, x),
+        "analysed": _Analysed(w, x),
+    }
     return _contender("mkl_csr", weight, case, styles, _y(case.n), own_threads=True)
 
 

@@ -67,10 +67,9 @@ def roofline(records: list[Record], path: Path) -> None:
     axes.set_xlabel("flops on stored elements per byte that must move (compressed W, x and y)")
     axes.set_ylabel("GFLOP/s on stored elements")
     axes.set_title(f"Roofline, {r['cache']} caches\n{record.where(r)}", loc="left", fontsize=10)
-    handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", linestyle="", label=f"{op} {types}")
-               for i, (op, types) in enumerate(kinds)]  # fmt: skip
-    handles += [Line2D([], [], color=GREY, marker=MARKERS[i % len(MARKERS)], linestyle="", label=f"m = {m}")
-                for i, m in enumerate(ms)]  # fmt: skip
+    entries = [(f"{op} {types}", COLOURS[i % len(COLOURS)], "o") for i, (op, types) in enumerate(kinds)]
+    entries += [(f"m = {m}", GREY, MARKERS[i % len(MARKERS)]) for i, m in enumerate(ms)]
+    handles = [Line2D([], [], color=c, marker=mark, linestyle="", label=text) for text, c, mark in entries]
     axes.legend(handles=handles, loc="lower right", ncols=2, fontsize=8)
     figure.savefig(path)
     plt.close(figure)
@@ -81,10 +80,10 @@ def _bars(axes: Axes, cells: list[list[Record]], kinds: list[tuple[str, str]], t
     width = 0.86 / (len(kinds) + 1)
     for at, cell in enumerate(cells):
         dense = record.best(cell, lambda r: r["kind"] == "dense")
-        bars = [
-            (COLOURS[i % len(COLOURS)], record.best(cell, lambda r, kind=kind: (r["contender"], record.types(r)) == kind))
-            for i, kind in enumerate(kinds)
-        ]
+        bars = []
+        for i, kind in enumerate(kinds):
+            mine = record.best([r for r in cell if (r["contender"], record.types(r)) == kind], lambda r: True)
+            bars.append((COLOURS[i % len(COLOURS)], mine))
         bars.append(("#bbbbbb", record.best(cell, lambda r: r["kind"] == "peer")))
         for i, (colour, r) in enumerate(bars):
             if r is None or dense is None:

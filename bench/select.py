@@ -63,11 +63,9 @@ def named(
     """Cases for bench whose name matches; where none does, those for tests."""
     wanted = None if pairs is None else set(pairs)
     for group in ("BENCH", "CASES"):
+        every = [(op, c) for op in ops for c in getattr(cases.of(op), group) if fnmatch(c.name, pattern)]
         found = [
-            (op, c)
-            for op in ops
-            for c in getattr(cases.of(op), group)
-            if fnmatch(c.name, pattern) and c.m * c.n * c.k and (wanted is None or (c.dtype, c.value) in wanted)
+            (op, c) for op, c in every if c.m * c.n * c.k and (wanted is None or (c.dtype, c.value) in wanted)
         ]
         if found:
             return found

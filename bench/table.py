@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import record
+from . import record, timing
 from .record import Record
 
 ROUNDING = ((100, 0), (10, 1), (0, 2))
@@ -39,9 +39,10 @@ def plain(title: str, *columns: str) -> Table:
 
 def _row(r: Record, dense: Record | None, peer: Record | None) -> list[str | Text]:
     ours = r["kind"] == "ours"
-    name = Text(r["kernel"] or r["contender"], style="bold" if ours else "dim" if r["kind"] == "peer" else "")
+    name = Text(r["kernel"] or r["contender"], style={"ours": "bold", "peer": "dim"}.get(r["kind"], ""))
     if r["us"] is None:
-        return [str(r["m"]), name, record.types(r), Text(f"WRONG: {r['error']:.3g} bounds off", style="bold red")]
+        wrong = Text(f"WRONG: {r['error']:.3g} bounds off", style="bold red")
+        return [str(r["m"]), name, record.types(r), wrong]
     spread = (r["p90"] - r["p10"]) / r["us"] / 2
     mark = "!" if r["disturbed"] > r["samples"] // 2 else ""
     bound = "flops" if r["flops"] / r["gflop_s"] > r["bytes"] / r["read_gb_s"] else "read"
@@ -49,14 +50,16 @@ def _row(r: Record, dense: Record | None, peer: Record | None) -> list[str | Tex
         str(r["m"]), name, record.types(r), number(r["us"]), f"{spread:.0%}{mark}",
         number(r["bytes"] / r["us"] / 1e3), number(r["flops"] / r["us"] / 1e3),
         f"{r['limit_us'] / r['us']:.0%} {bound}",
-        ratio(record.speedup(r, dense)) if r is not dense else "", ratio(record.speedup(r, peer)) if ours else "",
+        ratio(record.speedup(r, dense)) if r is not dense else "",
+        ratio(record.speedup(r, peer)) if ours else "",
     ]  # fmt: skip
 
 
 def weight(records: list[Record]) -> Table:
     """Everything of one weight, cache state and number of threads; rows of x from few to many."""
     r = records[0]
-    what = f"{r['n']} x {r['k']}, {r['sparsity']:.0%} zeros" + f", {r['pattern']}" * (r["pattern"] != "uniform")
+    what = f"{r['n']} x {r['k']}, {r['sparsity']:.0%} zeros"
+    what += f", {r['pattern']}" * (r["pattern"] != "uniform")
     threads = f"{r['threads']} thread{'s' * (r['threads'] != 1)}"
     limited = " (peers held to it)" * bool(r["isa_forced"] and r["peer_isa"])
     table = plain(
@@ -73,9 +76,16 @@ def weight(records: list[Record]) -> Table:
     return table
 
 
+def doubts(records: Iterable[Record]) -> str:
+    """A line where other processes ran while these were timed, else ''."""
+    cores = max((r["others"] for r in records), default=0.0)
+    return f"in doubt: other processes used up to {cores:.1f} cores meanwhile" if cores > timing.BUSY else ""
+
+
 def show(console: Console, records: Iterable[Record]) -> None:
     groups: dict[tuple, list[Record]] = {}
     for r in records:
         groups.setdefault(record.key(r, (n for n in record.CELL if n != "m")), []).append(r)
     for group in groups.values():
         console.print(weight(group))
+        console.print(doubts(group), style="yellow", end="\n" * bool(doubts(group)))

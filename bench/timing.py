@@ -9,11 +9,13 @@ until they sleep, and after its turn until its own do: nobody pays for another's
 A sample during which the kernel took the CPU from one of our threads is taken again, a few times.
 """
 
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -25,6 +27,54 @@ from . import machine
 FOREIGN_POOL_S = 0.06
 TORCH_POOL_S = 0.02
 FOREIGN_TURN = 5  # samples a turn of a contender with its own threads
+BUSY = 0.1  # cores; more than that taken by other processes and a cell's times are in doubt
+
+
+def _cpu_ticks() -> tuple[float, float]:
+    """CPU time used on this machine, and that of it by this process and its children."""
+    whole = sum(int(t) for i, t in enumerate(Path("/proc/stat").read_text().split()[1:9]) if i not in (3, 4))
+    mine, own = 0, str(os.getpid())
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, rest = file.read_text().rpartition(") ")
+        except OSError:
+            continue
+        fields = rest.split()
+        if head.split(" ", 1)[0] == own or fields[1] == own:
+            mine += int(fields[11]) + int(fields[12])
+    return whole, mine
+
+
+class Others:
+    """How many cores other processes keep busy; unknown (0) where there is no /proc."""
+
+    def __init__(self) -> None:
+        self.known = Path("/proc/stat").exists()
+        self.start()
+
+    def _now(self) -> tuple[float, float, float]:
+        return time.perf_counter(), *(_cpu_ticks() if self.known else (0, 0))
+
+    def start(self) -> None:
+        self.at = self._now()
+
+    def cores(self) -> float:
+        """Since start()."""
+        if not self.known:
+            return 0.0
+        now = self._now()
+        ticks = (now[1] - self.at[1]) - (now[2] - self.at[2])
+        return max(0.0, ticks / os.sysconf("SC_CLK_TCK") / (now[0] - self.at[0]))
+
+    def wait(self, patience: float) -> float:
+        """Waits until others leave the cores alone, at most so many seconds; returns what is left."""
+        end = time.perf_counter() + patience
+        while time.perf_counter() < end:
+            self.start()
+            time.sleep(0.3)
+            if self.cores() < BUSY:
+                break
+        return max(0.0, end - time.perf_counter())
 
 
 class Timed(Protocol):
@@ -64,7 +114,8 @@ class Times:
 
     def summary(self) -> dict[str, float | int]:
         """Microseconds. Disturbed samples count only where there are not enough clean ones."""
-        used = self.clean if len(self.clean) >= max(3, len(self.disturbed) // 4) else self.clean + self.disturbed
+        enough = len(self.clean) >= max(3, len(self.disturbed) // 4)
+        used = self.clean if enough else self.clean + self.disturbed
         deciles = statistics.quantiles(used, n=10, method="inclusive") if len(used) > 1 else used
         return {
             "us": statistics.median(used) * 1e6,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes .venv ready for the extras named on the command line (extras of pyproject.toml).
 
-    python3 tools/setup.py test          fails when something cannot be installed
-    python3 tools/setup.py --try lint    says so and goes on
+    python3 tools/setup.py test              fails when something cannot be installed
+    python3 tools/setup.py --try test-all    says so and goes on
 
 A torch >= 2.10 that python3 already has is used, with everything beside it; nothing is downloaded that
 is there. Only the standard library is needed, and pip.
@@ -74,7 +74,17 @@ def make_venv() -> None:
         Path(purelib, "base_python.pth").write_text("".join(lines))
 
 
-def requirements(extras: list[str]) -> list[str]:
+def is_here(requirement: str) -> bool:
+    from pip._vendor.packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    try:
+        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def missing(extras: list[str]) -> list[str]:
     try:
         import tomllib
     except ImportError:  # Python 3.10
@@ -84,28 +94,32 @@ def requirements(extras: list[str]) -> list[str]:
     wanted = [*config["build-system"]["requires"], *project["dependencies"]]
     for extra in extras:
         wanted += project["optional-dependencies"][extra]
-    wanted = [w for w in wanted if numbers(w) and not re.match(r"torch\b(?!-)", w)]
+    absent = [w for w in wanted if not w.startswith("torch>") and not is_here(w)]
     if not torch_is_here():
-        wanted.insert(0, TORCH)
+        absent.insert(0, TORCH)
     if not tool_is_here("cmake", CMAKE_OLDEST):
-        wanted.append("cmake>=3.25")
+        absent.append(f"cmake>={'.'.join(map(str, CMAKE_OLDEST))}")
     if not tool_is_here("ninja", (1, 5)):
-        wanted.append("ninja")
-    return wanted
+        absent.append("ninja")
+    return absent
 
 
 def install(extras: list[str]) -> bool:
-    """Runs under .venv's Python. pip leaves alone, and needs no network for, what is there."""
-    quiet = [] if sys.stdout.isatty() else ["--progress-bar", "off"]
+    """Runs under .venv's Python. Without anything missing, no network is asked."""
+    absent = missing(extras)
+    if not absent:
+        return True
+    print(f"installing for {' '.join(extras)}: {' '.join(absent)}", flush=True)
+    quiet = [] if sys.stdout.isatty() else ["-qq"]
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2", *quiet]
-    return subprocess.run([*pip, *requirements(extras)], stdout=subprocess.DEVNULL).returncode == 0
+    return subprocess.run([*pip, *absent]).returncode == 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("extras", nargs="*")
+    parser.add_argument("extras", nargs="+")
     parser.add_argument("--try", action="store_true", dest="optional")
     options = parser.parse_args()
     if sys.version_info < (3, 10):  # noqa: UP036
@@ -116,18 +130,16 @@ def main() -> int:
     if Path(sys.prefix) == VENV:
         return 0 if install(options.extras) else 1
 
-    stamp = VENV / f"ready-{'-'.join(options.extras) or 'base'}"
+    stamp = VENV / f"ready-{'-'.join(options.extras)}"
     content = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == content:
         return 0
     if not PYTHON.exists():
         make_venv()
-    names = " ".join(options.extras)
-    print(f"installing what is missing for: {names or 'the build'}", flush=True)
     if subprocess.run([str(PYTHON), __file__, *options.extras]).returncode == 0:
         stamp.write_text(content)
         return 0
-    print(f"could not install: {names}", flush=True)
+    print(f"could not install all of: {' '.join(options.extras)}", flush=True)
     return 0 if options.optional else 1
 
 

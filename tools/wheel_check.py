@@ -52,7 +52,7 @@ def check(wheel: Path, python: str, torch: str) -> str:
 
         run(python, "-m", "venv", Path(folder, "env"), env=os.environ)
         pip = (binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-        run(*pip, "--only-binary=:all:", f"torch{torch}", "numpy", "safetensors")
+        run(*pip, "--only-binary=:all:", "--no-compile", f"torch{torch}", "numpy", "safetensors")
         run(*pip, "--no-index", wheel)
         run(binaries / "python", "-m", "pip", "check")
         run(binaries / "sparsecore", "doctor")

@@ -100,7 +100,7 @@ inline void axpy(const float* values, const int32_t* cols, int64_t count, const 
 
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t kTileStride = kTileColumns + 16;  // off the 4 KB alias of L1's sets
-constexpr int64_t kTileBatch = 96;                  // dense rows at once: 104 KB of L2, whole tiles
+constexpr int64_t kTileBatch = 48;                  // dense rows at once: 52 KB of L2, whole tiles
 
 // strip[r][j] += sum over c of tile[r][c] * panel[c][j] for R rows and N registers of j. R * N sums stay
 // in registers: one broadcast feeds N FMAs and one load of x feeds R.

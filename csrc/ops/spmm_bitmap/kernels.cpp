@@ -4,18 +4,18 @@
 namespace sparsecore::spmm_bitmap {
 
 extern const Kernel kernel_scalar;
-#if defined(__x86_64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_avx512.cpp") && __has_include("ops/spmm_bitmap/spmm_bitmap_avx2.cpp")
+#if defined(__x86_64__)
 extern const Kernel kernel_avx2, kernel_avx512;
-#elif defined(__aarch64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_neon.cpp")
+#elif defined(__aarch64__)
 extern const Kernel kernel_neon;
 #endif
 
 cpu::KernelTable<Kernel> kernels() {
   static const Kernel table[] = {
-#if defined(__x86_64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_avx512.cpp") && __has_include("ops/spmm_bitmap/spmm_bitmap_avx2.cpp")
+#if defined(__x86_64__)
       kernel_avx512,
       kernel_avx2,
-#elif defined(__aarch64__) && __has_include("ops/spmm_bitmap/spmm_bitmap_neon.cpp")
+#elif defined(__aarch64__)
       kernel_neon,
 #endif
       kernel_scalar,

@@ -16,12 +16,12 @@ def owl_sparsity(
     """Sparsity by block, lower where more weights matter far above the average (OWL).
 
     A block's score is the share of its weights with ``|W_ij| * ||X_j||_2 > outlier * mean``; scores are
-    mapped to ``[sparsity - spread, sparsity + spread]`` with their mean at ``sparsity``.
+    mapped to an interval of width ``2 * spread`` with their mean at ``sparsity``.
 
     Args:
         model: a dense decoder model, left as it is.
         tokens: int64 [samples, length]; a few samples are enough.
-        sparsity: mean over the blocks, with ``spread <= sparsity <= 1 - spread``.
+        sparsity: mean over the blocks, in ``[2 * spread, 1 - 2 * spread)``.
         outlier: a multiple of the mean score of the block's weights.
         spread: half the widest difference between two blocks.
 
@@ -33,8 +33,8 @@ def owl_sparsity(
 
     Source: Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", 2024.
     """
-    if not 0.0 <= spread <= min(sparsity, 1.0 - sparsity):
-        raise ValueError(f"spread: {spread} around a sparsity of {sparsity} leaves [0, 1]")
+    if not 0.0 <= 2 * spread <= sparsity < 1.0 - 2 * spread:
+        raise ValueError(f"spread: {spread} around a sparsity of {sparsity} leaves [0, 1)")
     prefix, blocks = calibration.decoder_blocks(model)
     hidden, rest = calibration.block_inputs(model, tokens, blocks)
     shares = []
@@ -56,6 +56,6 @@ def owl_sparsity(
     share = torch.stack(shares).double()
     scaled = (share - share.min()) / (share.max() - share.min()).clamp_min(1e-12) * 2 * spread
     return {
-        f"{prefix}.{i}.*": float(sparsity - (scaled[i] - scaled.mean()).clamp(-spread, spread))
-        for i in range(len(blocks))
+        f"{prefix}.{i}.*": sparsity - deviation
+        for i, deviation in enumerate((scaled - scaled.mean()).tolist())
     }
