@@ -37,12 +37,9 @@ format: setup ## lay out Python and C++ as lint wants it
 	@$(PYTHON) tools/setup.py lint
 	@ruff check -q --fix-only && ruff format -q && clang-format -i $(CXX_FILES)
 
-sanitize: setup ## random and hostile calls of every kernel under ASan and UBSan (FUZZ=<calls>)
+sanitize: setup ## random and hostile calls of every kernel under ASan and UBSan, ARM's emulated (FUZZ=<calls>)
 	@echo '== sanitize'
-	@cmake -S tests/native -B build/sanitize -G Ninja -DSPARSECORE_NATIVE_MODULE=OFF -DCMAKE_BUILD_TYPE=None \
-	  -DCMAKE_CXX_FLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all' --log-level=WARNING >build/sanitize.log
-	@cmake --build build/sanitize --target native_fuzz
-	@build/sanitize/native_fuzz $(FUZZ)
+	@$(PY) tests/native/sanitize.py $(FUZZ)
 
 wheel: setup ## one wheel for every Python, in dist/
 	@echo '== wheel'

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import importlib.util
 import math
 import statistics
@@ -123,8 +124,8 @@ def perplexity(model: Any, windows: Tensor) -> float:
 
 def pruned(dense: Any, tokens: Tensor, sparsity: float, args: argparse.Namespace) -> Any:
     """A copy of the model with calibrated zeros, from ``--out`` if an earlier run left it there."""
-    name = f"{sparsity:.2f}-{args.head_sparsity:.2f}-{args.samples}x{args.length}"
-    folder = args.out / f"pruned-{name}"
+    digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:8]
+    folder = args.out / f"pruned-{sparsity:.2f}-{args.head_sparsity:.2f}-{digest}"
     model = copy.deepcopy(dense)
     sparsegpt_(
         model,

@@ -2,6 +2,8 @@
 """bench: that it runs from end to end, checks before it times, and says what it found. Never how fast."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -197,16 +199,13 @@ def test_bad_options_are_named(capsys):
         (["--cases", "x*"], "no case"),
     ):
         with pytest.raises(SystemExit) as stop:
-            main(argv)
+            main([option, value])
         assert stop.value.code == 2 and word in capsys.readouterr().err
 
 
 def test_peers_are_held_to_a_forced_isa(tmp_path):
     """In a process of its own, on any CPU: scalar can always be forced."""
     path = tmp_path / "scalar.jsonl"
-    import subprocess
-    import sys
-
     command = [
         sys.executable,
         "-m",

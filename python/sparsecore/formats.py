@@ -37,11 +37,6 @@ def _needs_grad(x: Tensor, values: Tensor, extra: Tensor | None) -> bool:
     )
 
 
-def _refuse_grad(x: Tensor, values: Tensor, bias: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias)):
-        raise RuntimeError("out: functions with out=... don't support automatic differentiation")
-
-
 @dataclass(frozen=True, eq=False)
 class _Format:
     """What every format offers; a subclass names its tensors and its shape."""
@@ -152,12 +147,16 @@ class Csr(_Format):
     values: Tensor
     shape: tuple[int, int]
 
-    def __init__(self, crow_indices: Tensor, col_indices: Tensor, values: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, crow_indices: Tensor, col_indices: Tensor, values: Tensor, shape: tuple[int, int]
+    ) -> None:
         shape = _check_shape(shape)
         _check_values(values, _FLOATS)
         for name, t in (("crow_indices", crow_indices), ("col_indices", col_indices)):
             _require(isinstance(t, Tensor) and t.dim() == 1, f"{name}: must be a tensor of one dimension")
-            _require(t.dtype in (torch.int32, torch.int64), f"{name}: dtype must be int32 or int64, not {t.dtype}")
+            _require(
+                t.dtype in (torch.int32, torch.int64), f"{name}: dtype must be int32 or int64, not {t.dtype}"
+            )
         _require(crow_indices.dtype == col_indices.dtype, "col_indices: dtype must be that of crow_indices")
         _require(
             crow_indices.numel() == shape[0] + 1,
@@ -190,7 +189,9 @@ class Csr(_Format):
         Raises:
             ValueError: for another layout, or indices that break the invariants.
         """
-        _require(isinstance(w, Tensor) and w.layout is torch.sparse_csr, "w: must be a torch.sparse_csr tensor")
+        _require(
+            isinstance(w, Tensor) and w.layout is torch.sparse_csr, "w: must be a torch.sparse_csr tensor"
+        )
         _require(w.dim() == 2 and w.dense_dim() == 0, "w: must be two-dimensional")
         made = cls(w.crow_indices(), w.col_indices(), w.values(), tuple(w.shape))
         made.check()
@@ -204,7 +205,9 @@ class Csr(_Format):
             ValueError: for another format, unsorted or duplicated columns, or float64 values.
         """
         _require(getattr(w, "format", None) == "csr", "w: must be a SciPy CSR matrix or array")
-        made = cls(torch.from_numpy(w.indptr), torch.from_numpy(w.indices), torch.from_numpy(w.data), tuple(w.shape))
+        made = cls(
+            torch.from_numpy(w.indptr), torch.from_numpy(w.indices), torch.from_numpy(w.data), tuple(w.shape)
+        )
         made.check()
         return made
 
@@ -238,9 +241,7 @@ class Csr(_Format):
             if _needs_grad(x, self.values, bias):
                 return torch.ops.sparsecore.spmm_csr.default(*args)
             return torch.ops.sparsecore._spmm_csr.default(*args)
-        _refuse_grad(x, self.values, bias)
-        torch.ops.sparsecore.spmm_csr.out(*args, out=out)
-        return out
+        return _csr.spmm_csr(*args, out=out)
 
     def check(self) -> None:
         """Read the index arrays once.
@@ -285,18 +286,23 @@ class Bitmap(_Format):
     ) -> None:
         n, k = shape = _check_shape(shape)
         _check_values(values, (*_FLOATS, torch.int8))
-        _require(isinstance(bitmask, Tensor) and bitmask.dtype is torch.uint8, "bitmask: must be a uint8 tensor")
+        _require(
+            isinstance(bitmask, Tensor) and bitmask.dtype is torch.uint8, "bitmask: must be a uint8 tensor"
+        )
         width = (k + 63) // 64 * 8
         _require(
             bitmask.shape == (n, width),
             f"bitmask: must be [{n}, {width}] for shape {shape}, not {list(bitmask.shape)}",
         )
         _require(
-            isinstance(row_offsets, Tensor) and row_offsets.dtype is torch.int64 and row_offsets.shape == (n + 1,),
+            isinstance(row_offsets, Tensor)
+            and row_offsets.dtype is torch.int64
+            and row_offsets.shape == (n + 1,),
             f"row_offsets: must be int64 [{n + 1}]",
         )
         _require(
-            (values.dtype is torch.int8) == (scales is not None), "scales: go with int8 values, and only with them"
+            (values.dtype is torch.int8) == (scales is not None),
+            "scales: go with int8 values, and only with them",
         )
         if scales is not None:
             _require(
@@ -352,9 +358,7 @@ class Bitmap(_Format):
             if _needs_grad(x, self.values, bias) or _needs_grad(x, self.values, self.scales):
                 return torch.ops.sparsecore.spmm_bitmap.default(*args)
             return torch.ops.sparsecore._spmm_bitmap.default(*args)
-        _refuse_grad(x, self.values, bias)
-        torch.ops.sparsecore.spmm_bitmap.out(*args, out=out)
-        return out
+        return _bitmap.spmm_bitmap(*args, out=out)
 
     def check(self) -> None:
         """Read the bitmask and the offsets once.
@@ -363,7 +367,12 @@ class Bitmap(_Format):
             ValueError: naming the array that breaks an invariant.
         """
         _raise_value_error(
-            torch.ops.sparsecore._check_bitmap, self.bitmask, self.row_offsets, self.values, self.scales, self.shape[1]
+            torch.ops.sparsecore._check_bitmap,
+            self.bitmask,
+            self.row_offsets,
+            self.values,
+            self.scales,
+            self.shape[1],
         )
 
 
@@ -388,7 +397,9 @@ def sparsify(
     Raises:
         ValueError: naming the argument.
     """
-    _require(format in ("auto", "csr", "bitmap"), f"format: must be 'auto', 'csr' or 'bitmap', not {format!r}")
+    _require(
+        format in ("auto", "csr", "bitmap"), f"format: must be 'auto', 'csr' or 'bitmap', not {format!r}"
+    )
     if format == "csr":
         return Csr.from_dense(dense_weight, dtype=dtype)
     if format == "bitmap":

@@ -7,7 +7,9 @@ from torch import Tensor
 from .formats import Bitmap, Csr
 
 
-def linear(x: Tensor, weight: Tensor | Csr | Bitmap, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor | Csr | Bitmap, bias: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
     """``y = x @ weight.T + bias``, as torch.nn.functional.linear, for any weight format.
 
     Args:

@@ -37,7 +37,13 @@ def kernels() -> list[tuple[str, str, str, str]]:
 
 
 def error_bound(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, extra_roundings: int = 1, statistical: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    *,
+    extra_roundings: int = 1,
+    statistical: bool = False,
 ) -> Tensor:
     """How far a float32 sum of products may lie from the exact one, componentwise.
 

@@ -22,9 +22,9 @@ inline Linear linear(const Call& call, int64_t n) {
   return {x.shape[0], n, call.integer("k"), x.data, x.shape[1], call.data_or_null("bias"), y.data, y.shape[1], x.dtype};
 }
 
-// `offset(row)` counts nonzeros before row.
+// `offset(row)` counts nonzeros before row; column blocks are multiples of `unit`.
 template <class Args, class Kernel, class Offset>
-Outcome run_linear(const Kernel& kernel, Args args, const Call& call, const Offset& offset) {
+Outcome run_linear(const Kernel& kernel, Args args, const Call& call, const Offset& offset, int64_t unit = 1) {
   Plan& plan = args.plan;
   const Linear& d = args.dense;
   plan = kernel.plan(d, args.weight);
@@ -35,7 +35,8 @@ Outcome run_linear(const Kernel& kernel, Args args, const Call& call, const Offs
     while (last < d.m % tile) last *= 2;
     plan.packed_floats = (d.m / tile * tile + last) * d.k;
   }
-  if (plan.tile > 0 && !plan.dense_tiles) plan.k_block = std::min(plan.k_block, call.integer("k_block", plan.k_block));
+  if (plan.tile > 0 && !plan.dense_tiles)
+    plan.k_block = std::min(plan.k_block, (call.integer("k_block", plan.k_block) + unit - 1) / unit * unit);
 
   const Fenced packed(plan.packed_floats * static_cast<int64_t>(sizeof(float)), sizeof(float));
   args.packed = static_cast<float*>(packed.data());

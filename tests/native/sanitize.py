@@ -29,7 +29,7 @@ def main(calls: str = str(CALLS), *seed: str) -> int:
     arm = native.build("sanitize-aarch64", "native_fuzz", *FLAGS, *native.AARCH64)
     # The leak check does not work under emulation; the runtime is found beside the cross compiler.
     settings = {"ASAN_OPTIONS": "detect_leaks=0", "QEMU_LD_PREFIX": "/usr/aarch64-linux-gnu"}
-    few = str(max(int(calls) // 4, 1))
+    few = str(max(int(calls) // 8, 1))
     return (
         failed
         or subprocess.run(["qemu-aarch64-static", arm, few, *seed], env=os.environ | settings).returncode

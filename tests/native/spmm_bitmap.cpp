@@ -54,7 +54,7 @@ const bool registered = [] {
                           [&kernel](const Call& call) {
                             const BitmapView w = view(call);
                             const spmm_bitmap::Args args{linear(call, w.n), w, {}, nullptr};
-                            return run_linear(kernel, args, call, [&w](int64_t row) { return w.row_offsets[row]; });
+                            return run_linear(kernel, args, call, [&w](int64_t row) { return w.row_offsets[row]; }, 64);
                           },
                           sample});
   return true;

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from .spmm_csr import same_device
+from ..arguments import refuse_grad, same_device
 
 
 def spmm_bitmap(
@@ -39,6 +39,7 @@ def spmm_bitmap(
     """
     if out is None:
         return torch.ops.sparsecore.spmm_bitmap(x, bitmask, row_offsets, values, scales, bias)
+    refuse_grad(x, values, scales, bias, out)
     torch.ops.sparsecore.spmm_bitmap.out(x, bitmask, row_offsets, values, scales, bias, out=out)
     return out
 
@@ -85,7 +86,9 @@ def _(x, bitmask, row_offsets, values, scales=None, bias=None):
 
 @torch.library.register_fake("sparsecore::spmm_bitmap.out")
 def _(x, bitmask, row_offsets, values, scales=None, bias=None, *, out):
-    return None
+    same_device(
+        x=x, bitmask=bitmask, row_offsets=row_offsets, values=values, scales=scales, bias=bias, out=out
+    )
 
 
 def _rows(t: Tensor) -> Tensor:

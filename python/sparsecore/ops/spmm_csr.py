@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor
 
+from ..arguments import refuse_grad, same_device
+
 
 def spmm_csr(
     x: Tensor,
@@ -34,6 +36,7 @@ def spmm_csr(
     """
     if out is None:
         return torch.ops.sparsecore.spmm_csr(x, crow_indices, col_indices, values, bias)
+    refuse_grad(x, values, bias, out)
     torch.ops.sparsecore.spmm_csr.out(x, crow_indices, col_indices, values, bias, out=out)
     return out
 
@@ -63,15 +66,6 @@ def reference(
     return y if bias is None else y + bias.double()
 
 
-def same_device(**arguments: Tensor | None) -> None:
-    """What a fake must check itself, since one meta argument is enough to reach it."""
-    devices = {name: t.device for name, t in arguments.items() if t is not None}
-    first, *rest = devices.items()
-    for name, device in rest:
-        if device != first[1]:
-            raise RuntimeError(f"{name}: is on {device}, but {first[0]} is on {first[1]}")
-
-
 @torch.library.register_fake("sparsecore::_spmm_csr")
 @torch.library.register_fake("sparsecore::spmm_csr")
 def _(x, crow_indices, col_indices, values, bias=None):
@@ -81,7 +75,7 @@ def _(x, crow_indices, col_indices, values, bias=None):
 
 @torch.library.register_fake("sparsecore::spmm_csr.out")
 def _(x, crow_indices, col_indices, values, bias=None, *, out):
-    return None
+    same_device(x=x, crow_indices=crow_indices, col_indices=col_indices, values=values, bias=bias, out=out)
 
 
 def _rows(t: Tensor) -> Tensor:

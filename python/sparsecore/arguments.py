@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of tensor arguments that ops make in Python."""
+
+import torch
+from torch import Tensor
+
+
+def same_device(**arguments: Tensor | None) -> None:
+    """Raise RuntimeError unless all tensors share a device. One meta tensor is enough to reach a fake."""
+    devices = {name: t.device for name, t in arguments.items() if t is not None}
+    first, *rest = devices.items()
+    for name, device in rest:
+        if device != first[1]:
+            raise RuntimeError(f"{name}: is on {device}, but {first[0]} is on {first[1]}")
+
+
+def refuse_grad(*arguments: Tensor | None) -> None:
+    """Raise RuntimeError if an out= call would lose a gradient, as torch's own ops do."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
+        raise RuntimeError("out: functions with out=... don't support automatic differentiation")
