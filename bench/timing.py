@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times contenders side by side, so that whatever disturbs the machine disturbs them alike.
 
-Round by round every contender has a turn. A turn warms up with one untimed call, then times:
-  warm   calls in a row
-  cold   each after a read of twice the last cache, with torch's threads, so every core's caches are swept
+Round by round every contender has a turn:
+  warm   an untimed call, then timed ones
+  cold   each call after a read of twice the last cache, by torch's threads: every core's caches are swept
 Torch's threads stay awake for some milliseconds after a call. A contender with threads of its own waits
 until they sleep, and after its turn until its own do: nobody pays for another's spinning.
 A sample during which the kernel took the CPU from one of our threads is taken again, a few times.
@@ -129,7 +129,8 @@ class Times:
 def _turn(c: Timed, samples: int, sweep: Sweep | None, times: Times) -> None:
     if c.own_threads:
         time.sleep(TORCH_POOL_S)
-    c.call()
+    if c.own_threads or not sweep:
+        c.call()
     for _ in range(samples):
         for _ in range(3):
             if sweep:

@@ -193,10 +193,10 @@ def test_bars(tmp_path, capsys):
 
 
 def test_bad_options_are_named(capsys):
-    for argv, word in (
-        (["--ops", "nothing"], "nothing"),
-        (["--isa", "mmx"], "mmx"),
-        (["--cases", "x*"], "no case"),
+    for option, value, word in (
+        ("--ops", "no", "'no'"),
+        ("--isa", "mmx", "mmx"),
+        ("--cases", "x*", "no case"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([option, value])

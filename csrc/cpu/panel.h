@@ -135,8 +135,7 @@ inline void tile_panel(const float* tile, int64_t columns, const float* panel, f
   using V = typename PanelVec<T>::type;
   constexpr int registers = T / V::width;
   constexpr int N = registers < kTileRegisters ? registers : kTileRegisters;
-  for (int j = 0; j < T; j += N * V::width)
-    tile_fma<kTileRows, N, V>(tile, columns, panel + j, T, strip + j, T);
+  for (int j = 0; j < T; j += N * V::width) tile_fma<kTileRows, N, V>(tile, columns, panel + j, T, strip + j, T);
 }
 
 inline void tile_panel(int64_t width, const float* tile, int64_t columns, const float* panel, float* strip) {
@@ -191,8 +190,8 @@ inline Plan panel_plan(const Linear& a, bool dense_tiles) {
   p.k_block = dense_tiles ? kTileColumns : block_columns(a);
   p.chunk_rows = kChunkRows;
   const int64_t group = a.m < kGroup ? (a.m + p.tile - 1) / p.tile * p.tile : kGroup;
-  p.scratch_bytes = kChunkRows * (group * 4 + static_cast<int64_t>(sizeof(RowList)) + 8) + list_capacity(p.k_block) * 8 +
-                    kTileRows * kTile * 4;
+  p.scratch_bytes = kChunkRows * (group * 4 + static_cast<int64_t>(sizeof(RowList)) + 8) +
+                    list_capacity(p.k_block) * 8 + kTileRows * kTile * 4;
   return p;
 }
 
@@ -291,7 +290,8 @@ inline int64_t panels_run(const Linear& a, const Plan& plan, const float* packed
             if (tiles) {
               const int64_t rows = (r1 - r0 + kTileRows - 1) / kTileRows * kTileRows;
               for (int64_t r = r0; r < r1; ++r)
-                if ((at[r] = decoder.expand(row + r, at[r], c0, c1, values + (r - r0) * kTileStride)) < 0) return row + r;
+                if ((at[r] = decoder.expand(row + r, at[r], c0, c1, values + (r - r0) * kTileStride)) < 0)
+                  return row + r;
               std::memset(values + (r1 - r0) * kTileStride, 0, static_cast<size_t>(rows - (r1 - r0)) * kTileStride * 4);
               panel_tiles(a, plan, values, rows, c0, c1, group, group_end, packed, strip, count, r0);
               continue;

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -13,8 +14,8 @@
 
 namespace sparsecore::binding {
 
-using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
 
 inline std::optional<Dtype> as_dtype(ScalarType type) {
   switch (type) {
@@ -31,20 +32,21 @@ inline std::optional<Dtype> as_dtype(ScalarType type) {
 inline Dtype float_dtype(const Tensor& t, const char* name) {
   const std::optional<Dtype> d = as_dtype(t.scalar_type());
   SPARSECORE_REQUIRE(d == Dtype::f32 || d == Dtype::bf16 || d == Dtype::f16, name,
-                  ": dtype must be float32, bfloat16 or float16, not ", torch::headeronly::toString(t.scalar_type()));
+                     ": dtype must be float32, bfloat16 or float16, not ",
+                     torch::headeronly::toString(t.scalar_type()));
   return *d;
 }
 
 inline Dtype index_dtype(const Tensor& t, const char* name) {
   const std::optional<Dtype> d = as_dtype(t.scalar_type());
   SPARSECORE_REQUIRE(d == Dtype::i32 || d == Dtype::i64, name, ": dtype must be int32 or int64, not ",
-                  torch::headeronly::toString(t.scalar_type()));
+                     torch::headeronly::toString(t.scalar_type()));
   return *d;
 }
 
 inline void check_dtype(const Tensor& t, ScalarType type, const char* name) {
   SPARSECORE_REQUIRE(t.scalar_type() == type, name, ": dtype must be ", torch::headeronly::toString(type), ", not ",
-                  torch::headeronly::toString(t.scalar_type()));
+                     torch::headeronly::toString(t.scalar_type()));
 }
 
 inline void check_cpu(const Tensor& t, const char* name) {
@@ -82,6 +84,7 @@ inline DenseInput dense_input(const Tensor& x) {
   check_cpu(x, "x");
   SPARSECORE_REQUIRE(x.dim() >= 1, "x: must have at least one dimension, [..., in_features]");
   const int64_t dims = x.dim(), k = x.size(dims - 1);
+  SPARSECORE_REQUIRE(k <= std::numeric_limits<int32_t>::max(), "x: in_features must be below 2^31, not ", k);
   int64_t m = 1;
   for (int64_t i = 0; i + 1 < dims; ++i) m *= x.size(i);
   if (dims == 2 && x.stride(1) == 1) return {x, m, k, x.stride(0)};
@@ -89,21 +92,36 @@ inline DenseInput dense_input(const Tensor& x) {
   return {torch::stable::contiguous(x), m, k, k};
 }
 
-// An uninitialised contiguous CPU tensor of like's dtype. The C shim, not ops.h: torch's dispatcher by
-// name costs 2 us a tensor.
-inline Tensor empty_like_dtype(const Tensor& like, const std::vector<int64_t>& sizes) {
+// An uninitialised contiguous CPU tensor. The C shim, not ops.h: torch's dispatcher by name costs 2 us a
+// tensor.
+inline Tensor empty(int32_t dtype, const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = stride;
     stride *= std::max<int64_t>(sizes[i], 1);
   }
-  int32_t dtype;
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype,
-                                            aoti_torch_device_type_cpu(), 0, &made));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
+}
+
+inline Tensor empty(Dtype dtype, const std::vector<int64_t>& sizes) {
+  switch (dtype) {
+    case Dtype::bf16: return empty(aoti_torch_dtype_bfloat16(), sizes);
+    case Dtype::f16: return empty(aoti_torch_dtype_float16(), sizes);
+    case Dtype::i8: return empty(aoti_torch_dtype_int8(), sizes);
+    case Dtype::i32: return empty(aoti_torch_dtype_int32(), sizes);
+    case Dtype::i64: return empty(aoti_torch_dtype_int64(), sizes);
+    default: return empty(aoti_torch_dtype_float32(), sizes);
+  }
+}
+
+inline Tensor empty_like_dtype(const Tensor& like, const std::vector<int64_t>& sizes) {
+  int32_t dtype;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  return empty(dtype, sizes);
 }
 
 // A fresh y [..., n] of x's dtype, or `out` once its shape, dtype and layout are right.

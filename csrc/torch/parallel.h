@@ -37,6 +37,21 @@ void for_pieces(int64_t pieces, int64_t threads, const Fn& fn) {
   });
 }
 
+// fn(begin, end) over rows [0, n), which are about `work` multiply-adds together, in ranges of like length.
+// Returns -1, or what a range gave that was not -1.
+template <class Fn>
+int64_t for_rows(int64_t n, int64_t work, const Fn& fn) {
+  const int64_t threads = thread_count(work), pieces = std::min<int64_t>(n, threads == 1 ? 1 : threads * 4);
+  std::atomic<int64_t> bad{-1};
+  for_pieces(pieces, threads, [&](int64_t p, int64_t) {
+    const int64_t per = n / pieces, more = n % pieces;  // the first `more` pieces have one row more
+    const int64_t begin = p * per + std::min(p, more);
+    const int64_t row = fn(begin, begin + per + (p < more));
+    if (row >= 0) bad.store(row, std::memory_order_relaxed);
+  });
+  return bad.load();
+}
+
 // Plans, packs and runs `kernel` for args whose dense and weight parts are filled in. Returns -1 or a
 // row that breaks an invariant of the format. `offset(row)`: nonzeros before row.
 template <class Kernel, class Args, class Offset>

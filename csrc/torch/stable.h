@@ -11,9 +11,9 @@
 #include <stdexcept>
 
 // Throws the message alone: STD_TORCH_CHECK puts the path of the source file in front of it.
-#define SPARSECORE_REQUIRE(condition, ...)                                      \
-  do {                                                                          \
-    if (!(condition)) ::sparsecore::binding::throw_message(__VA_ARGS__);        \
+#define SPARSECORE_REQUIRE(condition, ...)                               \
+  do {                                                                   \
+    if (!(condition)) ::sparsecore::binding::throw_message(__VA_ARGS__); \
   } while (0)
 
 namespace sparsecore::binding {

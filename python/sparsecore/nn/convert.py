@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparsecore.formats import Bitmap, Csr
 from sparsecore.nn.linear import SparseLinear
+from sparsecore.progress import bar
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def sparsify_(
     if not chosen and include is not None:
         raise ValueError(f"include: {include!r} selects no linear layer")
     rows = []
-    for name, module in _bar(chosen, progress):
+    for name, module in bar(chosen, progress, "sparsify", "layer"):
         if isinstance(module, nn.Linear) and owners[id(module.weight)] == 1:
             module = _replaced(model, name, module, dtype, format, trainable)
         rows.append(_row(name, module))
@@ -172,11 +173,3 @@ def _row(name: str, module: nn.Linear | SparseLinear) -> LayerReport:
     dense_bytes = count * module.dense_itemsize if isinstance(module, SparseLinear) else weight.nbytes
     kind = f"{type(weight).__name__.lower()} {str(weight.dtype).removeprefix('torch.')}"
     return LayerReport(name, shape, weight.density, kind, dense_bytes, weight.nbytes)
-
-
-def _bar(items: Any, progress: bool) -> Any:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, desc="sparsify", unit="layer", dynamic_ncols=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsecore.progress import bar
 from sparsecore.prune import calibration
 from sparsecore.prune.checkpoint import Checkpoint, fingerprint
 from sparsecore.prune.masks import NM, Sparsity, keep_mask, sparsity_of
@@ -162,7 +163,7 @@ def _walk(
     was_training = model.training
     model.eval()
     hidden, rest = calibration.block_inputs(model, tokens, blocks)
-    for i, (stage, plan) in enumerate(_bar(stages.items(), progress)):
+    for i, (stage, plan) in enumerate(bar(stages.items(), progress, "prune", "block")):
         worker = _Pruner(plan if stage in pending else {}, statistic, prune)
         if i < len(blocks):
             with worker.attached():
@@ -230,11 +231,3 @@ def _untied_head(model: Any) -> tuple[str, nn.Linear]:
         head.weight = nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False
     return name, head
-
-
-def _bar(stages: Any, progress: bool) -> Any:
-    if not progress:
-        return stages
-    from tqdm import tqdm
-
-    return tqdm(stages, desc="prune", unit="block", dynamic_ncols=True)

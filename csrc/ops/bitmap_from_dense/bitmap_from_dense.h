@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// bitmap_from_dense: w [n, k] to bitmask [n, 8 * ceil(k / 64)], row_offsets [n + 1], values [nnz] of
+// another dtype and, for int8, scales [n]. Stored is what is not +-0: NaN is, a subnormal is.
+//   float values   rounded to nearest even
+//   int8 values    scale = absmax of the row / 127, value = w / scale to nearest even; a row of nothing has
+//                  scale 0; one that holds NaN or infinity has that as its scale and 0 as its values
+// Two phases, with a prefix sum of the counts between them. w may change meanwhile: pack asks the bitmask
+// which elements are stored and so writes as many as were counted. Nothing aliases w.
+#pragma once
+#include "core/bitmap.h"
+#include "cpu/kernel_table.h"
+
+namespace sparsecore::bitmap_from_dense {
+
+struct Args {
+  int64_t n, k;
+  const void* w;         // [n, k] of from, row i at w + i * stride elements
+  int64_t stride;
+  uint8_t* bitmask;      // as core/bitmap.h has it
+  int64_t* row_offsets;  // bits leaves the count of row i at i + 1; pack reads offsets
+  void* values;          // [nnz] of to
+  float* scales;         // [n] when to is i8, else null
+  Dtype from;            // f32, bf16, f16
+  Dtype to;              // f32, bf16, f16, i8
+};
+
+struct Kernel {
+  const char* name;
+  cpu::Isa isa;
+  void (*bits)(const Args&, int64_t begin, int64_t end);
+  // Writes values of rows [begin, end) and none beside them.
+  void (*pack)(const Args&, int64_t begin, int64_t end);
+};
+
+cpu::KernelTable<Kernel> kernels();
+
+// Scale of a row whose largest magnitude has these bits (NaN is the largest of all). A subnormal quotient
+// is coarse: where 127 of it fall short of the largest, the next number is taken.
+SPARSECORE_INLINE float row_scale(uint32_t magnitude) {
+  const float largest = bits_to_f32(magnitude), scale = largest / 127.0f;
+  const uint32_t bits = f32_to_bits(scale);
+  const bool low = bits < 0x00800000u && 127.0 * static_cast<double>(scale) < static_cast<double>(largest);
+  return low ? bits_to_f32(bits + 1) : scale;
+}
+
+SPARSECORE_INLINE bool usable_scale(float scale) { return scale > 0.0f && f32_to_bits(scale) < 0x7f800000u; }
+
+}  // namespace sparsecore::bitmap_from_dense
