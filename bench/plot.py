@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a result file: a roofline, and the speed-up over dense torch by m and sparsity."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from . import record
 from .record import Record
@@ -18,6 +20,7 @@ from .record import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#7f7f7f"
 MARKERS = "ovs^DPX*"
+HALO = withStroke(linewidth=2, foreground="white")
 
 
 def _style() -> None:
@@ -53,13 +56,15 @@ def roofline(records: list[Record], path: Path) -> None:
     intensity = [p["flops"] / p["bytes"] for p in ours]
     low, high = min(intensity) / 2, max(max(intensity) * 2, r["gflop_s"] / r["read_gb_s"] * 4)
     reads = sorted({p["read_gb_s"] for p in ours})
-    for read, name in {reads[0]: "read", reads[-1]: "read, in cache"}.items():
-        if len(reads) == 1:
-            name = "read from memory" if r["cache"] == "cold" else "read"
+    labels = []
+    memory = "read from memory" if r["cache"] == "cold" else "slowest read"
+    for read, name in {reads[-1]: "fastest read, in cache", reads[0]: memory}.items():
         knee = min(r["gflop_s"] / read, high)
         axes.plot([low, knee], [low * read, knee * read], color=GREY, linewidth=1.2)
-        axes.text(low * 1.08, low * 1.25 * read, f"{name}: {read:.0f} GB/s", color=GREY, fontsize=8,
-                  rotation=0, va="bottom")  # fmt: skip
+        at = (low * 1.5, low * 1.5 * read * 1.1)
+        labels.append(
+            axes.text(*at, f"{name}: {read:.0f} GB/s", color=GREY, fontsize=8, rotation_mode="anchor")
+        )
     axes.plot([r["gflop_s"] / reads[-1], high], [r["gflop_s"]] * 2, color=GREY, linewidth=1.2)
     axes.text(high, r["gflop_s"] * 1.07, f"torch.mm, float32: {r['gflop_s']:.0f} GFLOP/s", color=GREY,
               fontsize=8, ha="right")  # fmt: skip
@@ -67,15 +72,20 @@ def roofline(records: list[Record], path: Path) -> None:
     axes.set_xlabel("flops on stored elements per byte that must move (compressed W, x and y)")
     axes.set_ylabel("GFLOP/s on stored elements")
     axes.set_title(f"Roofline, {r['cache']} caches\n{record.where(r)}", loc="left", fontsize=10)
-    entries = [(f"{op} {types}", COLOURS[i % len(COLOURS)], "o") for i, (op, types) in enumerate(kinds)]
-    entries += [(f"m = {m}", GREY, MARKERS[i % len(MARKERS)]) for i, m in enumerate(ms)]
-    handles = [Line2D([], [], color=c, marker=mark, linestyle="", label=text) for text, c, mark in entries]
-    axes.legend(handles=handles, loc="lower right", ncols=2, fontsize=8)
+    kind_entries = [(f"{op} {types}", COLOURS[i % len(COLOURS)], "o") for i, (op, types) in enumerate(kinds)]
+    m_entries = [(f"m = {m}", GREY, MARKERS[i % len(MARKERS)]) for i, m in enumerate(ms)]
+    for entries, place in ((kind_entries, (1.0, 0.0)), (m_entries, (0.76, 0.0))):
+        marks = [Line2D([], [], color=c, marker=mark, linestyle="", label=text) for text, c, mark in entries]
+        axes.add_artist(axes.legend(handles=marks, loc="lower right", bbox_to_anchor=place, fontsize=8))
+    figure.canvas.draw()
+    (x0, y0), (x1, y1) = axes.transData.transform([(1, 1), (10, 10)])
+    for label in labels:
+        label.set_rotation(math.degrees(math.atan2(y1 - y0, x1 - x0)))  # along its line
     figure.savefig(path)
     plt.close(figure)
 
 
-def _bars(axes: Axes, cells: list[list[Record]], kinds: list[tuple[str, str]], top: float) -> None:
+def _bars(axes: Axes, cells: list[list[Record]], kinds: list[tuple[str, str]]) -> None:
     cells = sorted(cells, key=lambda cell: cell[0]["m"])
     width = 0.86 / (len(kinds) + 1)
     for at, cell in enumerate(cells):
@@ -91,10 +101,10 @@ def _bars(axes: Axes, cells: list[list[Record]], kinds: list[tuple[str, str]], t
             height, x = dense["us"] / r["us"], at + (i - (len(bars) - 1) / 2) * width
             axes.bar(x, height, width * 0.94, color=colour)
             axes.annotate(
-                f"{height:.1f}", (x, min(height, top)), (0, 2), "data", "offset points",
-                ha="center", va="bottom", fontsize=6, rotation=90,
+                f"{height:.1f}", (x, height), (0, 2), "data", "offset points",
+                ha="center", va="bottom", fontsize=6, rotation=90, path_effects=[HALO],
             )  # fmt: skip
-    axes.axhline(1, color="black", linewidth=0.8)
+    axes.axhline(1, color="black", linewidth=0.8, zorder=1.5)
     axes.set_xticks(range(len(cells)), [str(cell[0]["m"]) for cell in cells])
     axes.grid(axis="x", visible=False)
 
@@ -115,7 +125,7 @@ def speedups(records: list[Record], path: Path) -> None:
             if not here:
                 axes.set_axis_off()
                 continue
-            _bars(axes, here, kinds, float("inf"))
+            _bars(axes, here, kinds)
             axes.set_title(f"{shape[0]} x {shape[1]}, {sparsity:.0%} zeros", fontsize=9)
             axes.margins(y=0.15)
     for axes in grid[-1]:
@@ -126,7 +136,7 @@ def speedups(records: list[Record], path: Path) -> None:
     labels = [f"{op} {types}" for op, types in kinds] + ["best sparse peer"]
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(kinds))] + ["#bbbbbb"]
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in colours]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(2, int(size[0] / 2)), fontsize=8)
     figure.suptitle(f"Speed-up over dense torch, {r['cache']} caches\n{record.where(r)}", fontsize=10)
     figure.savefig(path)
     plt.close(figure)

@@ -19,7 +19,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
 
 
-@pytest.mark.parametrize("op", cases.ops())
+@pytest.mark.parametrize("op", cases.every_op())
 def test_the_best_usable_kernel_runs(op):
     if os.environ.get("SPARSECORE_ISA"):
         pytest.skip("not proven: the free choice, because SPARSECORE_ISA is set")
@@ -28,7 +28,7 @@ def test_the_best_usable_kernel_runs(op):
     assert testing.last_kernel() == best
 
 
-@pytest.mark.parametrize("op", cases.ops())
+@pytest.mark.parametrize("op", cases.every_op())
 def test_force_isa(op):
     inputs = cases.of(op).inputs(cases.Case(2, 4, 6, 0.5))
     free = torch.ops.sparsecore._isa()
@@ -64,7 +64,7 @@ def test_an_isa_that_this_cpu_lacks_is_refused_at_import():
 EVERY_OP = """
 import cases
 from sparsecore import testing
-for op in cases.ops():
+for op in cases.every_op():
     cases.function(op)(**cases.of(op).inputs(cases.Case(2, 4, 6, 0.5)))
     print(testing.last_kernel())
 """
@@ -77,7 +77,7 @@ def test_the_environment_forces():
         assert done.returncode == 0, done.stderr
         # An op without a kernel for the ISA runs its scalar one.
         assert done.stdout.split() == [
-            f"{op}_{isa if (op, isa) in usable else 'scalar'}" for op in cases.ops()
+            f"{op}_{isa if (op, isa) in usable else 'scalar'}" for op in cases.every_op()
         ]
 
 

@@ -23,7 +23,7 @@ ROOMS = {
     "cpu": (r"cpu/\w+\.(h|cpp)", [CXX_STD, '"core/.*"', '"cpu/.*"']),
     "contract": (r"ops/(?P<op>\w+)/(?P=op)\.h", [C_STD, '"core/.*"', '"cpu/.*"']),
     "kernel": (
-        rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|simd\.h|cases\.h)",
+        rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|simd\.h)",
         [C_STD, "<immintrin.h>", "<arm_neon.h>", '"core/.*"', '"cpu/.*"', '"ops/{op}/.*"'],
     ),
     "kernels.cpp": (r"ops/(?P<op>\w+)/kernels\.cpp", ['"ops/{op}/{op}.h"', '"cpu/(isa|kernel_table).h"']),
@@ -58,6 +58,14 @@ def test_file_is_in_one_room_and_includes_what_it_may(path):
     includes = re.findall(r'^\s*#\s*include\s*([<"][^>"]+[>"])', path.read_text(), re.MULTILINE)
     wrong = [i for i in includes if not any(re.fullmatch(p, i) for p in allowed)]
     assert not wrong, f"room '{room}' may include {allowed}, not {wrong}"
+
+
+@pytest.mark.parametrize("op", sorted(p.name for p in (CSRC / "ops").iterdir() if p.is_dir()))
+def test_op_has_its_five_places(op):
+    places = [f"csrc/ops/{op}/{op}.h", f"csrc/ops/{op}/{op}_scalar.cpp", f"python/sparsecore/ops/{op}.py"]
+    places += [f"tests/cases/{op}.py", f"tests/native/{op}.cpp"]
+    assert not [place for place in places if not (ROOT / place).is_file()]
+    assert re.search(rf"\b{op}$", (ROOT / "python/sparsecore/ops/__init__.py").read_text(), re.MULTILINE)
 
 
 def test_isa_objects_define_no_weak_symbol():

@@ -26,12 +26,11 @@ def without_isas(kernels: str) -> str:
     return re.sub(r"^#if defined.*?^#endif\n", "", kernels, flags=re.MULTILINE | re.DOTALL)
 
 
-def add_line(path: Path, line: str, near: str) -> None:
-    """Adds line where it sorts among those that begin like `near`, or after the one equal to it."""
+def add_import(path: Path, name: str) -> None:
     lines = path.read_text().splitlines()
-    block = [i for i, present in enumerate(lines) if present.startswith(near)]
-    at = next((i for i in block if lines[i] > line and lines[i] != near), block[-1] + 1)
-    lines.insert(at, line)
+    imports = [i for i, line in enumerate(lines) if line.startswith("from .")]
+    line = next(lines[i] for i in imports if MODEL in lines[i]).replace(MODEL, name)
+    lines.insert(next((i for i in imports if lines[i] > line), imports[-1] + 1), line)
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -47,8 +46,9 @@ def main(arguments: list[str]) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(without_isas(text) if target.name == "kernels.cpp" else text)
         print(f"wrote   {target.relative_to(ROOT)}")
-    add_line(ROOT / "python/sparsecore/ops/__init__.py", f"from .{name} import {name} as {name}", "from .")
-    add_line(ROOT / "CHANGELOG.md", f"- Op `{name}`.", "### Added")
+    add_import(ROOT / "python/sparsecore/ops/__init__.py", name)
+    changelog = ROOT / "CHANGELOG.md"
+    changelog.write_text(changelog.read_text().replace("### Added\n", f"### Added\n- Op `{name}`.\n", 1))
     print("edited  python/sparsecore/ops/__init__.py, CHANGELOG.md")
     print(f"next    write over them, then: make build && .venv/bin/python -m pytest -k {name}")
     return 0

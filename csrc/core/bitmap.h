@@ -67,8 +67,7 @@ SPARSECORE_INLINE BitmapFinding bitmap_check_row(const BitmapView& w, int64_t ro
   int64_t population = 0;
   for (int64_t i = 0; i < words; ++i) population += __builtin_popcountll(bitmap_word(bits, i));
   if (population != end - begin) return {BitmapFault::popcount, row, population};
-  if (w.k % 64 != 0 && bitmap_word(bits, words - 1) >> (w.k % 64) != 0)
-    return {BitmapFault::padding, row, population};
+  if (w.k % 64 != 0 && bitmap_word(bits, words - 1) >> (w.k % 64) != 0) return {BitmapFault::padding, row, population};
   return {};
 }
 

@@ -27,12 +27,10 @@ struct CsrView {
   Dtype value;  // f32, bf16, f16
 
   SPARSECORE_INLINE int64_t offset(int64_t row) const {
-    return index == Dtype::i32 ? static_cast<const int32_t*>(crow)[row]
-                               : static_cast<const int64_t*>(crow)[row];
+    return index == Dtype::i32 ? static_cast<const int32_t*>(crow)[row] : static_cast<const int64_t*>(crow)[row];
   }
   SPARSECORE_INLINE int64_t column(int64_t p) const {
-    return index == Dtype::i32 ? static_cast<const int32_t*>(col)[p]
-                               : static_cast<const int64_t*>(col)[p];
+    return index == Dtype::i32 ? static_cast<const int32_t*>(col)[p] : static_cast<const int64_t*>(col)[p];
   }
 };
 

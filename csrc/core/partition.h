@@ -9,8 +9,7 @@ namespace sparsecore {
 // `row`; an untrusted one that falls still gives rows in [0, n]. Cost of a row beside its nonzeros:
 // `row_cost` nonzeros' worth. Rows come in multiples of `align` (a cache line of y).
 template <class Offset>
-int64_t piece_begin(int64_t n, int64_t piece, int64_t pieces, int64_t row_cost, int64_t align,
-                    const Offset& offset) {
+int64_t piece_begin(int64_t n, int64_t piece, int64_t pieces, int64_t row_cost, int64_t align, const Offset& offset) {
   if (piece <= 0) return 0;
   if (piece >= pieces) return n;
   const double total = static_cast<double>(offset(n)) + static_cast<double>(n) * static_cast<double>(row_cost);
@@ -19,7 +18,8 @@ int64_t piece_begin(int64_t n, int64_t piece, int64_t pieces, int64_t row_cost, 
   while (lo < hi) {
     const int64_t mid = lo + (hi - lo) / 2;
     const double before = static_cast<double>(offset(mid)) + static_cast<double>(mid) * static_cast<double>(row_cost);
-    if (before < target) lo = mid + 1; else hi = mid;
+    if (before < target) lo = mid + 1;
+    else hi = mid;
   }
   const int64_t aligned = (lo + align / 2) / align * align;
   return aligned < n ? aligned : n;

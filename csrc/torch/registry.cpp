@@ -28,7 +28,8 @@ std::string kernel_lines() {
   std::string out;
   for (const Entry& e : entries()) {
     const char* missing = cpu::isa_missing(e.variant.isa);
-    out += e.op + '\t' + e.variant.kernel + '\t' + cpu::isa_name(e.variant.isa) + '\t' + (missing ? missing : "") + '\n';
+    out +=
+        e.op + '\t' + e.variant.kernel + '\t' + cpu::isa_name(e.variant.isa) + '\t' + (missing ? missing : "") + '\n';
   }
   return out;
 }

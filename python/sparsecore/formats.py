@@ -2,14 +2,15 @@
 """Sparse weight formats: frozen groups of plain tensors that a state dict can hold."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .ops import spmm_bitmap as _bitmap
-from .ops import spmm_csr as _csr
+from .ops import bitmap_from_csr, bitmap_from_dense, bitmap_to_csr, bitmap_to_dense, spmm_bitmap, spmm_csr
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -17,6 +18,11 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _either(op: ModuleType, where: Tensor) -> Callable[..., Any]:
+    """The op on a device that it has kernels for, else its equation in torch's operations."""
+    return getattr(op, op.__name__.rpartition(".")[2] if where.device.type == "cpu" else "reference")
 
 
 def _dense_2d(w: Tensor, dtype: torch.dtype | None, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
@@ -99,12 +105,17 @@ class _Format:
             moved["values"] = moved["values"].to(like.dtype)
         return type(self)(**moved, shape=self.shape)  # type: ignore[arg-type]
 
+    def check(self) -> None:
+        """Read the index arrays once; ValueError names the one that breaks an invariant."""
+        raise NotImplementedError
+
     def _check_x(self, x: Tensor) -> None:
         if x.shape[-1] != self.shape[1]:
             raise ValueError(f"x: last dimension must be in_features = {self.shape[1]}, not {x.shape[-1]}")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, device={self.device})"
+        name = type(self).__name__
+        return f"{name}(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, device={self.device})"
 
 
 def _check_values(values: Tensor, allowed: tuple[torch.dtype, ...]) -> None:
@@ -193,7 +204,7 @@ class Csr(_Format):
             isinstance(w, Tensor) and w.layout is torch.sparse_csr, "w: must be a torch.sparse_csr tensor"
         )
         _require(w.dim() == 2 and w.dense_dim() == 0, "w: must be two-dimensional")
-        made = cls(w.crow_indices(), w.col_indices(), w.values(), tuple(w.shape))
+        made = cls(w.crow_indices(), w.col_indices(), w.values(), (w.shape[0], w.shape[1]))
         made.check()
         return made
 
@@ -213,7 +224,9 @@ class Csr(_Format):
 
     def to_dense(self) -> Tensor:
         """``[n, k]`` of values' dtype."""
-        return _csr.dense_weight(self.crow_indices, self.col_indices, self.values, self.shape[1])
+        if self.device.type == "cpu":
+            return self.to_bitmap().to_dense()
+        return spmm_csr.dense_weight(self.crow_indices, self.col_indices, self.values, self.shape[1])
 
     def to_torch(self) -> Tensor:
         """A ``torch.sparse_csr`` tensor that shares the arrays."""
@@ -230,8 +243,10 @@ class Csr(_Format):
         return csr_array(arrays, shape=self.shape)
 
     def to_bitmap(self) -> "Bitmap":
-        """The same weight as a bitmap."""
-        return Bitmap.from_dense(self.to_dense())
+        """The same weight as a bitmap, which shares the values."""
+        convert = _either(bitmap_from_csr, self.values)
+        bitmask = convert(self.crow_indices, self.col_indices, self.shape[1])
+        return Bitmap(bitmask, self.crow_indices.long(), self.values, self.shape)
 
     def linear(self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """``x @ W.T + bias``; see sparsecore.linear."""
@@ -241,7 +256,7 @@ class Csr(_Format):
             if _needs_grad(x, self.values, bias):
                 return torch.ops.sparsecore.spmm_csr.default(*args)
             return torch.ops.sparsecore._spmm_csr.default(*args)
-        return _csr.spmm_csr(*args, out=out)
+        return spmm_csr.spmm_csr(*args, out=out)
 
     def check(self) -> None:
         """Read the index arrays once.
@@ -326,29 +341,28 @@ class Bitmap(_Format):
         dtype int8 quantises each row by its absolute maximum over 127, to nearest even.
         """
         dtype = _dense_2d(w, dtype, (*_FLOATS, torch.int8))
-        n, k = w.shape
         w = w.detach()
-        mask = torch.zeros(n, (k + 63) // 64 * 64, dtype=torch.bool, device=w.device)
-        mask[:, :k] = w != 0
-        weights = 1 << torch.arange(8, dtype=torch.uint8, device=w.device)
-        bitmask = (mask.view(n, (k + 63) // 64 * 8, 8) * weights).sum(-1, dtype=torch.uint8)
-        row_offsets = torch.zeros(n + 1, dtype=torch.int64, device=w.device)
-        row_offsets[1:] = mask.sum(1).cumsum(0)
-        scales = None
-        if dtype is torch.int8:
-            scales = (w.float().abs().amax(1) if k else w.new_zeros(n).float()) / 127
-            w = (w.float() / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
-        return cls(bitmask, row_offsets, w[mask[:, :k]].to(dtype), (n, k), scales)
+        convert = _either(bitmap_from_dense, w) if w.dtype in _FLOATS else bitmap_from_dense.reference
+        bitmask, row_offsets, values, scales = convert(w, dtype)
+        n, k = w.shape
+        return cls(bitmask, row_offsets, values, (n, k), scales if dtype is torch.int8 else None)
 
     def to_dense(self) -> Tensor:
         """``[n, k]`` of values' dtype, float32 when scaled."""
-        return _bitmap.dense_weight(self.bitmask, self.row_offsets, self.values, self.scales, self.shape[1])
+        convert = _either(bitmap_to_dense, self.values)
+        return convert(self.bitmask, self.row_offsets, self.values, self.scales, self.shape[1])
 
     def to_csr(self, *, index_dtype: torch.dtype = torch.int32) -> Csr:
-        """The same weight in CSR; int8 values are scaled to float32."""
-        rows, cols = _bitmap.bits(self.bitmask, self.shape[1]).nonzero(as_tuple=True)
-        values = self.values if self.scales is None else self.values.float() * self.scales[rows]
-        return Csr(self.row_offsets.to(index_dtype), cols.to(index_dtype), values, self.shape)
+        """The same weight in CSR, which shares the values; int8 ones are scaled to float32."""
+        _require(
+            index_dtype is not torch.int32 or self.nnz < 2**31, "index_dtype: 2^31 stored elements need int64"
+        )
+        convert = _either(bitmap_to_csr, self.values)
+        cols = convert(self.bitmask, self.row_offsets, self.shape[1], index_dtype is torch.int64)
+        values = self.values
+        if self.scales is not None:
+            values = values.float() * self.scales.repeat_interleave(self.row_offsets.diff())
+        return Csr(self.row_offsets.to(index_dtype), cols, values, self.shape)
 
     def linear(self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """``x @ W.T + bias``; see sparsecore.linear."""
@@ -358,7 +372,7 @@ class Bitmap(_Format):
             if _needs_grad(x, self.values, bias) or _needs_grad(x, self.values, self.scales):
                 return torch.ops.sparsecore.spmm_bitmap.default(*args)
             return torch.ops.sparsecore._spmm_bitmap.default(*args)
-        return _bitmap.spmm_bitmap(*args, out=out)
+        return spmm_bitmap.spmm_bitmap(*args, out=out)
 
     def check(self) -> None:
         """Read the bitmask and the offsets once.
@@ -409,7 +423,8 @@ def sparsify(
     density = int(torch.count_nonzero(dense_weight)) / total if total else 1.0
     if density > BREAK_EVEN_DENSITY and dtype.itemsize >= dense_weight.dtype.itemsize:
         warnings.warn(
-            f"dense_weight: kept dense, its density {density:.2f} is above the break-even {BREAK_EVEN_DENSITY}",
+            f"dense_weight: kept dense, its density {density:.2f} is above the break-even "
+            f"{BREAK_EVEN_DENSITY}",
             stacklevel=2,
         )
         return dense_weight

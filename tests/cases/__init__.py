@@ -12,6 +12,12 @@ cases/<op>.py of a weight op, y = x @ W.T + bias, offers:
     misfits(inputs)    (argument, inputs in which it alone is of a wrong dtype or shape), for the format's
     damage(inputs)     (name of the argument at fault, inputs that break one of the format's invariants)
     flops(inputs), nbytes(inputs)       multiply-adds count two; bytes that must move at least once
+
+That of a conversion, whose answer is its reference's bit for bit, offers CASES and inputs(case), the latter
+in the order of the op's arguments, and
+
+    native(inputs)     (arrays, names of outputs in the order of the reference's, integers) for native.call
+    misfits(inputs)    as above; damage(inputs) as above, where an argument has invariants
 """
 
 import importlib
@@ -146,6 +152,29 @@ def weight_cases(values: Sequence[torch.dtype], indices: Sequence[torch.dtype] =
     return tuple(dict.fromkeys(every()))
 
 
+def conversion_cases(
+    values: Sequence[torch.dtype], indices: Sequence[torch.dtype] = (i64,)
+) -> tuple[Case, ...]:
+    """Every kind of sample for a conversion of [n, k] between formats that store these dtypes."""
+
+    def every() -> Iterator[Case]:
+        types = list(product(values, indices))
+        for i, e in enumerate(EDGES):  # sizes one off the widths that kernels like
+            v, x = types[i % len(types)]
+            yield Case(0, 5, e, 0.5, value=v, index=x)
+            yield Case(0, e, 70, 0.4, value=v, index=x)
+        for (v, x), density in product(types, (0.0, 0.01, 0.5, 0.97, 1.0)):
+            yield Case(0, 21, 150, density, value=v, index=x)
+        for i, pattern in enumerate(("banded", "power_law", "one_dense_row", "empty_rows")):
+            v, x = types[i % len(types)]
+            yield Case(0, 70, 90, 0.1, pattern, value=v, index=x)
+        for v, x in types:
+            yield Case(0, 130, 700, 0.3, value=v, index=x)
+            yield Case(0, 3, 40000, 0.6, "one_dense_row", value=v, index=x)
+
+    return tuple(dict.fromkeys(every()))
+
+
 # (out_features, in_features): SmolLM2-135M's mlp, a 1 B model's attention, a 7 B model's mlp
 MODEL_SHAPES = ((1536, 576), (2048, 2048), (11008, 4096))
 
@@ -158,9 +187,18 @@ def bench_cases(types: Iterable[tuple[torch.dtype, torch.dtype]], **fields) -> t
     )
 
 
-def ops() -> list[str]:
+def every_op() -> list[str]:
     """Ops that have samples: the files of this folder."""
     return sorted(f.stem for f in Path(__file__).parent.glob("*.py") if f.stem != "__init__")
+
+
+def ops() -> list[str]:
+    """Weight ops, y = x @ W.T + bias."""
+    return [op for op in every_op() if hasattr(of(op), "weight")]
+
+
+def conversions() -> list[str]:
+    return [op for op in every_op() if op not in ops()]
 
 
 def of(op: str) -> ModuleType:

@@ -97,6 +97,7 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
     yield broken("bitmask", (long, byte), lambda b: b & (b - 1))  # one bit less than values
     yield broken("bitmask", (long, byte), lambda b: b ^ 255)
     yield broken("bitmask", (n - 1, slice(None)), 255)
+    yield broken("bitmask", (n - 1, slice(0, k // 8)), 255)  # more bits than values are left
     assert k % 64, "a shape with padding bits"
     # A padding bit in place of a real one: the count is right.
     name, moved = broken("bitmask", (long, byte), lambda b: b & (b - 1))

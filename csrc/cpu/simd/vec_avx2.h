@@ -25,6 +25,11 @@ struct F32x8 {
   static reg zero() { return _mm256_setzero_ps(); }
   static reg set1(float a) { return _mm256_set1_ps(a); }
   static reg load(const float* p) { return _mm256_loadu_ps(p); }
+  // A load that stays in its register: gcc would repeat it as an operand of every use.
+  static reg pin(reg a) {
+    asm("" : "+x"(a));
+    return a;
+  }
   static void store(float* p, reg a) { _mm256_storeu_ps(p, a); }
   static reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }

@@ -36,6 +36,11 @@ struct F32x16 {
   static reg zero() { return _mm512_setzero_ps(); }
   static reg set1(float a) { return _mm512_set1_ps(a); }
   static reg load(const float* p) { return _mm512_loadu_ps(p); }
+  // A load that stays in its register: gcc would repeat it as an operand of every use.
+  static reg pin(reg a) {
+    asm("" : "+v"(a));
+    return a;
+  }
   static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
   static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }

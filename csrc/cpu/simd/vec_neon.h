@@ -14,6 +14,11 @@ struct F32x4 {
   static reg zero() { return vdupq_n_f32(0.0f); }
   static reg set1(float a) { return vdupq_n_f32(a); }
   static reg load(const float* p) { return vld1q_f32(p); }
+  // A load that stays in its register: gcc would repeat it as an operand of every use.
+  static reg pin(reg a) {
+    asm("" : "+w"(a));
+    return a;
+  }
   static void store(float* p, reg a) { vst1q_f32(p, a); }
   static reg add(reg a, reg b) { return vaddq_f32(a, b); }
   static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }

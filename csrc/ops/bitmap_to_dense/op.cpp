@@ -15,7 +15,7 @@ Tensor bitmap_to_dense(const Tensor& bitmask, const Tensor& row_offsets, const T
   Args args{bitmap_view(bitmask, row_offsets, values, scales, k), nullptr};
   const BitmapView& w = args.weight;
   raise(bitmap_check_ends(w), w);
-  const Tensor dense = empty(w.scales ? Dtype::f32 : w.value, {w.n, k});
+  const Tensor dense = empty(w.value == Dtype::i8 ? Dtype::f32 : w.value, {w.n, k});
   args.dense = dense.mutable_data_ptr();
   const Kernel& kernel = cpu::choose(kernels());
   note_kernel(kernel.name);

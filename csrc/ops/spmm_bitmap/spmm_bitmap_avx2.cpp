@@ -8,7 +8,7 @@
 namespace sparsecore::spmm_bitmap {
 namespace {
 
-constexpr int64_t kExpandRows = 4;
+constexpr int64_t kExpandRows = 8;
 constexpr int rows_together(int m) { return m == 1 ? 1 : 2; }
 
 // Entry `m` of a table is for the byte of bits m. Rank: how many lower bits of m are set.

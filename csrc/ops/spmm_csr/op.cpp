@@ -40,7 +40,7 @@ Tensor spmm_csr(const Tensor& x, const Tensor& crow_indices, const Tensor& col_i
 }
 
 void spmm_csr_out(const Tensor& x, const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values,
-                    const std::optional<Tensor>& bias, const Tensor& out) {
+                  const std::optional<Tensor>& bias, const Tensor& out) {
   forward(x, crow_indices, col_indices, values, bias, out);
 }
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every op, one import a line."""
 
+from . import bitmap_from_csr as bitmap_from_csr
+from . import bitmap_from_dense as bitmap_from_dense
+from . import bitmap_to_csr as bitmap_to_csr
+from . import bitmap_to_dense as bitmap_to_dense
 from . import spmm_bitmap as spmm_bitmap
 from . import spmm_csr as spmm_csr

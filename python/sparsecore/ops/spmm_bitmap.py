@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import refuse_grad, same_device
+from .bitmap_to_dense import bitmap_to_dense, bits
 
 
 def spmm_bitmap(
@@ -42,22 +43,6 @@ def spmm_bitmap(
     refuse_grad(x, values, scales, bias, out)
     torch.ops.sparsecore.spmm_bitmap.out(x, bitmask, row_offsets, values, scales, bias, out=out)
     return out
-
-
-def bits(bitmask: Tensor, k: int) -> Tensor:
-    """The bitmask as bool ``[n, k]``."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=bitmask.device)
-    return (bitmask[:, :, None] >> shifts & 1).bool().flatten(1)[:, :k]
-
-
-def dense_weight(
-    bitmask: Tensor, row_offsets: Tensor, values: Tensor, scales: Tensor | None, k: int
-) -> Tensor:
-    """W ``[n, k]`` of values' dtype, float32 when scaled."""
-    set_ = bits(bitmask, k)
-    dense = torch.zeros(set_.shape, dtype=values.dtype, device=values.device)
-    dense[set_] = values
-    return dense if scales is None else dense.float() * scales[:, None]
 
 
 def reference(
@@ -110,14 +95,15 @@ def _backward(ctx, grad):
     needs = [*ctx.needs_input_grad, False, False]
     grad_x = grad_values = grad_scales = grad_bias = None
     if needs[0]:
-        dense = dense_weight(bitmask, row_offsets, values, scales, k)
+        dense = bitmap_to_dense(bitmask, row_offsets, values, scales, k)
         grad_x = (g.float() @ dense.float()).to(x.dtype).reshape(x.shape)
     if needs[3] or needs[4]:
         outer = g.float().T @ _rows(x).float()
         if needs[3]:
             grad_values = outer[bits(bitmask, k)].to(values.dtype)
         if needs[4]:
-            grad_scales = (outer * dense_weight(bitmask, row_offsets, values, None, k)).sum(1)
+            dense = bitmap_to_dense(bitmask, row_offsets, values, torch.ones_like(scales), k)
+            grad_scales = (outer * dense).sum(1)
     if ctx.has_bias and needs[5]:
         grad_bias = g.sum(0)
     return grad_x, None, None, grad_values, grad_scales, grad_bias
