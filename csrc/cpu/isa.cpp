@@ -20,6 +20,8 @@ const char* x86_missing(bool avx512) {
   NEEDS("bmi");
   NEEDS("bmi2");
   NEEDS("popcnt");
+  NEEDS("f16c");
+  NEEDS("lzcnt");
   if (avx512) {
     NEEDS("avx512f");
     NEEDS("avx512bw");

@@ -46,8 +46,14 @@ struct F32x8 {
 
 using Wide = F32x8;
 // Registers that hold a panel of T floats.
-template <int T> struct PanelVec { using type = F32x8; };
-template <> struct PanelVec<4> { using type = F32x4; };
+template <int T>
+struct PanelVec {
+  using type = F32x8;
+};
+template <>
+struct PanelVec<4> {
+  using type = F32x4;
+};
 
 // Sums that a dense tile keeps in registers: rows of W, registers of a panel.
 constexpr int kTileRows = 6, kTileRegisters = 2;
@@ -56,8 +62,8 @@ constexpr int64_t kWiden = 8;  // elements the widening loads take
 
 inline void widen(const uint16_t* in, Dtype d, float* out) {
   const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
-  const __m256 f = d == Dtype::bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16))
-                                    : _mm256_cvtph_ps(h);
+  const __m256 f =
+      d == Dtype::bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)) : _mm256_cvtph_ps(h);
   _mm256_storeu_ps(out, f);
 }
 inline void widen(const int8_t* in, float* out) {

@@ -53,9 +53,18 @@ struct F32x16 {
 
 using Wide = F32x16;
 // Registers that hold a panel of T floats.
-template <int T> struct PanelVec { using type = F32x16; };
-template <> struct PanelVec<4> { using type = F32x4; };
-template <> struct PanelVec<8> { using type = F32x8; };
+template <int T>
+struct PanelVec {
+  using type = F32x16;
+};
+template <>
+struct PanelVec<4> {
+  using type = F32x4;
+};
+template <>
+struct PanelVec<8> {
+  using type = F32x8;
+};
 
 // Sums that a dense tile keeps in registers: rows of W, registers of a panel.
 constexpr int kTileRows = 12, kTileRegisters = 2;
@@ -64,8 +73,8 @@ constexpr int64_t kWiden = 16;  // elements the widening loads take
 
 inline void widen(const uint16_t* in, Dtype d, float* out) {
   const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
-  const __m512 f = d == Dtype::bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))
-                                    : _mm512_cvtph_ps(h);
+  const __m512 f =
+      d == Dtype::bf16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)) : _mm512_cvtph_ps(h);
   _mm512_storeu_ps(out, f);
 }
 inline void widen(const int8_t* in, float* out) {

