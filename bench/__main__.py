@@ -205,7 +205,7 @@ def run_main(argv: Sequence[str]) -> int:
     if options.bars:
         run.threads = (machine.cores(),)
         records = time_cells(run, bars.cells(options.ops), out)
-        one = Run((1,), caches, tuple({*names, "deepsparse"}), run.rounds, patience=run.patience)
+        one = Run((1,), CACHES["both"], tuple({*names, "deepsparse"}), run.rounds, patience=run.patience)
         records += time_cells(one, bars.deepsparse_cells(options.ops), out)
         return 1 if wrong(records) or not bars.show(CONSOLE, records) else 0
     return 1 if wrong(time_cells(run, cells, out)) else 0

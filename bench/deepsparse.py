@@ -17,7 +17,7 @@ import torch
 
 VARIABLE = "SPARSECORE_DEEPSPARSE_PYTHON"
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "sparsecore", "deepsparse")
-REQUIREMENTS = ("deepsparse==1.8.0", "numpy<2", "onnx==1.14.1", "protobuf<6", "setuptools<81")
+REQUIREMENTS = ("deepsparse==1.8.0", "numpy<2", "setuptools<81")
 WORKER = Path(__file__).with_name("deepsparse_worker.py")
 
 
@@ -54,7 +54,7 @@ class Engine:
         np.save(Path(self.folder.name, "w.npy"), weight.T.contiguous().numpy())
         np.save(Path(self.folder.name, "x.npy"), x.contiguous().numpy())
         self.process = subprocess.Popen(
-            [python(), WORKER, self.folder.name, str(threads)],
+            [python(), "-I", WORKER, self.folder.name, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.version = self._answer()["version"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs under DeepSparse's own Python: deepsparse_worker.py FOLDER CORES.
+"""Runs under DeepSparse's own Python: -I deepsparse_worker.py FOLDER CORES.
 
 Reads w.npy [k, n] and x.npy [m, k], then answers a JSON line to each line on stdin:
 `save` runs once and writes y.npy, `time` runs once and says how long it took.

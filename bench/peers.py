@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def _y(n: int) -> Callable[[Any], torch.Tensor]:
 def torch_csr(weight: Weight, case: Case, threads: int) -> Contender:
     if not torch.backends.mkl.is_available():
         raise Unavailable("this torch is built without MKL")
-    w, x = weight.csr.to_torch(), _columns(case)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        w = weight.csr.to_torch()
+    x = _columns(case)
     return _contender("torch_csr", weight, case, {"matmul": lambda: w @ x}, _y(case.n))
 
 

@@ -3,7 +3,7 @@
 
 Round by round every contender has a turn:
   warm   an untimed call, then timed ones
-  cold   each call after a read of twice the last cache, by torch's threads: every core's caches are swept
+  cold   each call after a read of twice the last cache, by torch's threads on every core
 Torch's threads stay awake for some milliseconds after a call. A contender with threads of its own waits
 until they sleep, and after its turn until its own do: nobody pays for another's spinning.
 A sample during which the kernel took the CPU from one of our threads is taken again, a few times.
@@ -95,13 +95,16 @@ def sample(call: Callable[[], object]) -> tuple[float, bool]:
 
 
 class Sweep:
-    """Evicts everything from every cache by reading twice the last one's size."""
+    """Evicts everything from every core's caches by reading twice the last one's size."""
 
     def __init__(self) -> None:
         self.memory = torch.ones(2 * machine.last_cache_bytes() // 4)
 
     def __call__(self) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(machine.cores())
         self.memory.sum()
+        torch.set_num_threads(threads)
 
 
 @dataclass

@@ -13,7 +13,7 @@
 namespace sparsecore::bitmap_from_csr {
 
 struct Args {
-  CsrView pattern;   // its values are not read
+  CsrView pattern;  // its values are not read
   uint8_t* bitmask;  // as core/bitmap.h has it
 };
 

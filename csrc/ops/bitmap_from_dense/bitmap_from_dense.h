@@ -18,14 +18,14 @@ namespace sparsecore::bitmap_from_dense {
 
 struct Args {
   int64_t n, k;
-  const void* w;         // [n, k] of from, row i at w + i * stride elements
+  const void* w;  // [n, k] of from, row i at w + i * stride elements
   int64_t stride;
-  uint8_t* bitmask;      // as core/bitmap.h has it
+  uint8_t* bitmask;  // as core/bitmap.h has it
   int64_t* row_offsets;  // bits leaves the count of row i at i + 1; pack reads offsets
-  void* values;          // [nnz] of to
-  float* scales;         // [n] when to is i8, else null
-  Dtype from;            // f32, bf16, f16
-  Dtype to;              // f32, bf16, f16, i8
+  void* values;  // [nnz] of to
+  float* scales;  // [n] when to is i8, else null
+  Dtype from;  // f32, bf16, f16
+  Dtype to;  // f32, bf16, f16, i8
 };
 
 struct Kernel {

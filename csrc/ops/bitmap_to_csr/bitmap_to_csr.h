@@ -12,8 +12,8 @@ namespace sparsecore::bitmap_to_csr {
 
 struct Args {
   BitmapView pattern;  // its values and scales are not read
-  void* col;           // [nnz] of index
-  Dtype index;         // i32, i64
+  void* col;  // [nnz] of index
+  Dtype index;  // i32, i64
 };
 
 struct Kernel {
