@@ -67,7 +67,7 @@ HOW = {
         "type": many(one_of(*peers.MAKE, "none", "all")),
         "default": peers.USUAL,
         "metavar": "PEER,...",
-        "help": f"{', '.join(peers.MAKE)}, all or none; default: all but deepsparse",
+        "help": f"{', '.join(peers.MAKE)}, all or none; default: {', '.join(peers.USUAL)}",
     },
     "--repeat": {"type": int, "metavar": "N", "help": "samples of each contender in a cell (default 15)"},
     "--patience": {

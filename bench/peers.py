@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sparse peers, float32: torch's CSR, SciPy, MKL, DeepSparse. MAKE[name](weight, case, threads).
 
-A peer gets x and gives y in the layout that suits it best, and doesn't pay for that or for building its
-matrix: it is compared at its best.
+Everyone has the same task: x [m, k] in rows, y [m, n] in rows. torch, SciPy and MKL multiply W by a
+matrix from the right, so x and y pass through column-major calls or through copies, whichever of
+their styles is fastest. The peers with a _t are given x as [k, m] and leave y as [n, m] for nothing.
 """
 
 from __future__ import annotations
@@ -12,60 +13,68 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from . import deepsparse, timing
 from .cases import Case, f32
 from .contender import Contender, Weight
 
+Styles = dict[str, Callable[[], Any]]
+
 
 class Unavailable(Exception):
     """Why a peer can't take part."""
 
 
-def _contender(
-    name: str,
-    weight: Weight,
-    case: Case,
-    styles: dict[str, Callable[[], Any]],
-    result: Callable,
-    **fields: Any,
-) -> Contender:
-    m, csr = case.x().numel() // case.k, weight.csr
-    nbytes = csr.nbytes + 4 * m * (case.n + case.k)
+def _contender(name: str, weight: Weight, case: Case, styles: Styles, free: bool, **fields: Any) -> Contender:
+    m, n, csr = case.x().numel() // case.k, case.n, weight.csr
+    nbytes = csr.nbytes + 4 * m * (n + case.k)
+    rows = lambda y: torch.as_tensor(y).reshape(m, n)
+    result = (lambda y: torch.as_tensor(y).reshape(n, m).T) if free else rows
+    name = name + "_t" * free
     return Contender(name, "peer", f32, f32, styles, result, nbytes, 2 * m * csr.nnz, **fields)
 
 
-def _columns(case: Case) -> torch.Tensor:
-    """x as [k, m], rows of W meet columns of it; [k] where m is 1."""
-    x = case.x().reshape(-1, case.k)
-    return x[0].clone() if len(x) == 1 else x.T.contiguous()
+def _x(case: Case) -> torch.Tensor:
+    """x as [m, k], or [k] where m is 1."""
+    x = case.x().reshape(-1, case.k).contiguous()
+    return x[0].clone() if len(x) == 1 else x
 
 
-def _y(n: int) -> Callable[[Any], torch.Tensor]:
-    return lambda y: torch.as_tensor(y).reshape(n, -1).T
-
-
-def torch_csr(weight: Weight, case: Case, threads: int) -> Contender:
+def torch_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Contender:
     if not torch.backends.mkl.is_available():
         raise Unavailable("this torch is built without MKL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         w = weight.csr.to_torch()
-    x = _columns(case)
-    return _contender("torch_csr", weight, case, {"matmul": lambda: w @ x}, _y(case.n))
+        wt = w.t()
+    x = _x(case)
+    xt = x.T.contiguous() if x.dim() == 2 else x
+    styles: Styles = {"matmul": lambda: w @ xt}
+    if x.dim() == 2 and not free:
+        styles = {"x @ w.T": lambda: x @ wt, "copies": lambda: (w @ x.T.contiguous()).T.contiguous()}
+    return _contender("torch_csr", weight, case, styles, free)
 
 
-def scipy_csr(weight: Weight, case: Case, threads: int) -> Contender:
+def scipy_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Contender:
     try:
         w = weight.csr.to_scipy()
     except ImportError as error:
         raise Unavailable(str(error)) from None
-    x = _columns(case).numpy()
-    return _contender("scipy_csr", weight, case, {"matmul": lambda: w @ x}, _y(case.n), threads=1)
+    x = _x(case).numpy()
+    xt = np.ascontiguousarray(x.T)
+    styles: Styles = {"matmul": lambda: w @ xt}
+    if x.ndim == 2 and not free:
+        styles = {
+            "copies": lambda: np.ascontiguousarray((w @ np.ascontiguousarray(x.T)).T),
+            "rows": lambda: np.stack([w @ row for row in x]),
+        }
+    return _contender("scipy_csr", weight, case, styles, free, threads=1)
 
 
 def _load_mkl() -> Any:
@@ -81,43 +90,42 @@ def _load_mkl() -> Any:
 
 
 class _Analysed:
-    """MKL's inspector-executor with hints, which sparse_dot_mkl has no call for: analysed once."""
+    """MKL's inspector-executor with hints, which sparse_dot_mkl has no call for: analysed once.
+
+    x is [k] or [k, m] in C or Fortran order, and y comes in the same.
+    """
 
     class Descr(ctypes.Structure):
         _fields_ = [(name, ctypes.c_int) for name in ("type", "mode", "diag")]
 
     GENERAL = Descr(20, 0, 0)
-    KEEP, ROW_MAJOR, MANY = 10, 101, 1000
+    KEEP, ROW_MAJOR, COLUMN_MAJOR, MANY = 10, 101, 102, 1000
 
     def __init__(self, w: Any, x: Any) -> None:
-        import numpy as np
-
         self.lib = ctypes.CDLL(os.environ.get("MKL_RT", "libmkl_rt.so"))
         self.arrays = w.indptr, w.indices, w.data, x  # kept alive: MKL holds their addresses
-        (n, k), self.m = w.shape, x.size // w.shape[1]
-        self.x, self.y = x, np.empty((n, self.m) if x.ndim == 2 else n, np.float32)
+        n, k = w.shape
+        rows = x.flags.c_contiguous
+        self.y = np.empty((n, *x.shape[1:]), np.float32, order="C" if rows else "F")
         self.handle = ctypes.c_void_p()
         at = lambda array: ctypes.c_void_p(array.ctypes.data)
         start, end = at(w.indptr), ctypes.c_void_p(w.indptr.ctypes.data + 4)
         handle = ctypes.byref(self.handle)
         self._must(self.lib.mkl_sparse_s_create_csr(handle, 0, n, k, start, end, at(w.indices), at(w.data)))
-        if x.ndim == 1:
-            self._must(self.lib.mkl_sparse_set_mv_hint(self.handle, self.KEEP, self.GENERAL, self.MANY))
-        else:
-            hint = self.lib.mkl_sparse_set_mm_hint
-            self._must(hint(self.handle, self.KEEP, self.GENERAL, self.ROW_MAJOR, self.m, self.MANY))
-        self._must(self.lib.mkl_sparse_optimize(self.handle))
         one, zero = ctypes.c_float(1), ctypes.c_float(0)
+        fixed = self.KEEP, one, self.handle, self.GENERAL
         self.args: tuple[Any, ...]
         if x.ndim == 1:
-            self.run = self.lib.mkl_sparse_s_mv
-            self.args = self.KEEP, one, self.handle, self.GENERAL, at(x), zero, at(self.y)
+            self._must(self.lib.mkl_sparse_set_mv_hint(self.handle, self.KEEP, self.GENERAL, self.MANY))
+            self.run, self.args = self.lib.mkl_sparse_s_mv, (*fixed, at(x), zero, at(self.y))
         else:
-            m = self.m
+            m, order = x.shape[1], self.ROW_MAJOR if rows else self.COLUMN_MAJOR
+            hint = self.lib.mkl_sparse_set_mm_hint
+            self._must(hint(self.handle, self.KEEP, self.GENERAL, order, m, self.MANY))
+            strides = (m, m) if rows else (k, n)
             self.run = self.lib.mkl_sparse_s_mm
-            self.args = (
-                self.KEEP, one, self.handle, self.GENERAL, self.ROW_MAJOR, at(x), m, m, zero, at(self.y), m,
-            )  # fmt: skip
+            self.args = (*fixed, order, at(x), m, strides[0], zero, at(self.y), strides[1])
+        self._must(self.lib.mkl_sparse_optimize(self.handle))
 
     def _must(self, status: int) -> None:
         if status:
@@ -131,19 +139,30 @@ class _Analysed:
         self.lib.mkl_sparse_destroy(self.handle)
 
 
-def mkl_csr(weight: Weight, case: Case, threads: int) -> Contender:
+def mkl_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Contender:
     mkl = _load_mkl()
     try:
         from scipy.sparse import csr_matrix
     except ImportError as error:
         raise Unavailable(str(error)) from None
     mkl.mkl_set_num_threads(threads)
-    w, x = csr_matrix(weight.csr.to_scipy()), _columns(case).numpy()
-    styles: dict[str, Callable[[], Any]] = {
-        "sparse_dot_mkl": lambda: mkl.dot_product_mkl(w, x),
-        "analysed": _Analysed(w, x),
-    }
-    return _contender("mkl_csr", weight, case, styles, _y(case.n), own_threads=True)
+    w, x = csr_matrix(weight.csr.to_scipy()), _x(case).numpy()
+    xt = np.ascontiguousarray(x.T)
+    analysed = _Analysed(w, xt)
+    styles: Styles = {"sparse_dot_mkl": lambda: mkl.dot_product_mkl(w, xt), "analysed": analysed}
+    if x.ndim == 2 and not free:
+        columns = _Analysed(w, x.T)
+
+        def copies() -> Any:
+            np.copyto(xt, x.T)
+            return np.ascontiguousarray(analysed().T)
+
+        styles = {
+            "sparse_dot_mkl": lambda: mkl.dot_product_mkl(w, x.T).T,
+            "analysed, columns": lambda: columns().T,
+            "analysed, copies": copies,
+        }
+    return _contender("mkl_csr", weight, case, styles, free, own_threads=True)
 
 
 def deepsparse_engine(weight: Weight, case: Case, threads: int) -> Contender:
@@ -151,7 +170,7 @@ def deepsparse_engine(weight: Weight, case: Case, threads: int) -> Contender:
         engine = deepsparse.Engine(weight.dense(f32), case.x().reshape(-1, case.k), threads)
     except deepsparse.Missing as error:
         raise Unavailable(str(error)) from None
-    made = _contender("deepsparse", weight, case, {"engine": engine.call}, lambda y: y, own_threads=True)
+    made = _contender("deepsparse", weight, case, {"engine": engine.call}, free=False, own_threads=True)
     made.sample = engine.sample  # type: ignore[method-assign]  # on the engine's own clock
     return made
 
@@ -160,6 +179,9 @@ MAKE: dict[str, Callable[[Weight, Case, int], Contender]] = {
     "torch_csr": torch_csr,
     "scipy_csr": scipy_csr,
     "mkl_csr": mkl_csr,
+    "torch_csr_t": partial(torch_csr, free=True),
+    "scipy_csr_t": partial(scipy_csr, free=True),
+    "mkl_csr_t": partial(mkl_csr, free=True),
     "deepsparse": deepsparse_engine,
 }
 USUAL = ("torch_csr", "scipy_csr", "mkl_csr")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a result file: a roofline, and the speed-up over dense torch by m and sparsity."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def roofline(records: list[Record], path: Path) -> None:
     ours, r = _ours(records), records[0]
     kinds = _kinds(records)
     ms = sorted({r["m"] for r in ours})
-    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for op, types in kinds:
         colour = COLOURS[kinds.index((op, types)) % len(COLOURS)]
         for point in (p for p in ours if (p["contender"], record.types(p)) == (op, types)):
@@ -54,33 +53,26 @@ def roofline(records: list[Record], path: Path) -> None:
                 color=colour, markersize=5.5, alpha=0.8, markeredgewidth=0,
             )  # fmt: skip
     intensity = [p["flops"] / p["bytes"] for p in ours]
-    low, high = min(intensity) / 2, max(max(intensity) * 2, r["gflop_s"] / r["read_gb_s"] * 4)
-    reads = sorted({p["read_gb_s"] for p in ours})
-    labels = []
-    memory = "read from memory" if r["cache"] == "cold" else "slowest read"
-    for read, name in {reads[-1]: "fastest read, in cache", reads[0]: memory}.items():
-        knee = min(r["gflop_s"] / read, high)
-        axes.plot([low, knee], [low * read, knee * read], color=GREY, linewidth=1.2)
-        at = (low * 1.5, low * 1.5 * read * 1.1)
-        labels.append(
-            axes.text(*at, f"{name}: {read:.0f} GB/s", color=GREY, fontsize=8, rotation_mode="anchor")
-        )
-    axes.plot([r["gflop_s"] / reads[-1], high], [r["gflop_s"]] * 2, color=GREY, linewidth=1.2)
-    axes.text(high, r["gflop_s"] * 1.07, f"torch.mm, float32: {r['gflop_s']:.0f} GFLOP/s", color=GREY,
-              fontsize=8, ha="right")  # fmt: skip
+    peak, reads = max(p["gflop_s"] for p in ours), [p["read_gb_s"] for p in ours]
+    ceilings = {"read from memory": max(reads)}
+    if r["cache"] == "warm":
+        ceilings = {"fastest read, in cache": max(reads), "slowest read": min(reads)}
+    low = min(*intensity, *(peak / read for read in reads)) / 2
+    high = max(*intensity, *(peak / read for read in reads)) * 2
+    lines = []
+    for (name, read), dash in zip(ceilings.items(), ("-", "--"), strict=False):
+        label = f"{name}: {read:.0f} GB/s"
+        lines += axes.plot([low, peak / read], [low * read, peak], dash, color=GREY, label=label)
+    label = f"float32 torch.mm: {peak:.0f} GFLOP/s"
+    lines += axes.plot([peak / max(reads), high], [peak, peak], ":", color=GREY, label=label)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     axes.set_xlabel("flops on stored elements per byte that must move (compressed W, x and y)")
     axes.set_ylabel("GFLOP/s on stored elements")
     axes.set_title(f"Roofline, {r['cache']} caches\n{record.where(r)}", loc="left", fontsize=10)
-    kind_entries = [(f"{op} {types}", COLOURS[i % len(COLOURS)], "o") for i, (op, types) in enumerate(kinds)]
-    m_entries = [(f"m = {m}", GREY, MARKERS[i % len(MARKERS)]) for i, m in enumerate(ms)]
-    for entries, place in ((kind_entries, (1.0, 0.0)), (m_entries, (0.76, 0.0))):
-        marks = [Line2D([], [], color=c, marker=mark, linestyle="", label=text) for text, c, mark in entries]
-        axes.add_artist(axes.legend(handles=marks, loc="lower right", bbox_to_anchor=place, fontsize=8))
-    figure.canvas.draw()
-    (x0, y0), (x1, y1) = axes.transData.transform([(1, 1), (10, 10)])
-    for label in labels:
-        label.set_rotation(math.degrees(math.atan2(y1 - y0, x1 - x0)))  # along its line
+    entries = [(f"{op} {types}", COLOURS[i % len(COLOURS)], "o") for i, (op, types) in enumerate(kinds)]
+    entries += [(f"m = {m}", GREY, MARKERS[i % len(MARKERS)]) for i, m in enumerate(ms)]
+    marks = [Line2D([], [], color=c, marker=mark, linestyle="", label=text) for text, c, mark in entries]
+    figure.legend(handles=[*marks, *lines], loc="outside right center", fontsize=8)
     figure.savefig(path)
     plt.close(figure)
 
@@ -105,7 +97,7 @@ def _bars(axes: Axes, cells: list[list[Record]], kinds: list[tuple[str, str]]) -
                 ha="center", va="bottom", fontsize=6, rotation=90, path_effects=[HALO],
             )  # fmt: skip
     axes.axhline(1, color="black", linewidth=0.8, zorder=1.5)
-    axes.set_xticks(range(len(cells)), [str(cell[0]["m"]) for cell in cells])
+    axes.set_xticks(range(len(cells)), [f"m = {cell[0]['m']}" for cell in cells])
     axes.grid(axis="x", visible=False)
 
 
@@ -128,10 +120,7 @@ def speedups(records: list[Record], path: Path) -> None:
             _bars(axes, here, kinds)
             axes.set_title(f"{shape[0]} x {shape[1]}, {sparsity:.0%} zeros", fontsize=9)
             axes.margins(y=0.15)
-    for axes in grid[-1]:
-        axes.set_xlabel("rows of x (m)")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("times as fast as\nthe best dense torch")
+    figure.supylabel("times as fast as the best dense torch", fontsize=9)
     r = records[0]
     labels = [f"{op} {types}" for op, types in kinds] + ["best sparse peer"]
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(kinds))] + ["#bbbbbb"]
