@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every target sets itself up in .venv; PYTHON names the Python that is made from.
+# Every target sets itself up in .venv; PYTHON names the Python that makes it.
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: help setup build demo test pytest lint format sanitize bench bench-quick wheel wheel-check new-op clean
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 demo: build ## a short tour with numbers and a picture
 	@echo '== demo'

@@ -86,7 +86,8 @@ def show(console: Console, records: list[Record]) -> bool:
     for key, cell in record.by_cell(records).items():
         by_where.setdefault(record.key(cell[0], ("threads", "isa", "cache")), {})[key] = cell
     for (_, _, cache), cells in by_where.items():
-        verdicts = [(cell[0], said) for cell in cells.values() if (said := verdict(cell))]
+        ordered = sorted(cells.values(), key=lambda cell: record.key(cell[0], ("n", "k", "sparsity", "m")))
+        verdicts = [(cell[0], said) for cell in ordered if (said := verdict(cell))]
         if not verdicts:
             continue
         first = verdicts[0][0]

@@ -188,35 +188,34 @@ def race(variants: list[Variant], ids: Tensor, mode: str, args: argparse.Namespa
     """Time all variants in turns, so that a disturbance hits them all."""
     variants = [variant for variant in variants if mode == "eager" or variant.compiles]
     for variant in tqdm(variants, desc=f"{mode}: first run", unit="model"):
-        generate(variant.model, ids, 8, mode)
+        # As many tokens as in the timing: a static cache of another length would compile again.
+        generate(variant.model, ids, args.tokens, mode)
     for round_ in tqdm(range(args.repeats), desc=f"{mode}: timing", unit="round"):
         turn = round_ % len(variants)
         for variant in variants[turn:] + variants[:turn]:
             variant.steps.setdefault(mode, []).extend(generate(variant.model, ids, args.tokens, mode)[1])
 
 
-def table(variants: list[Variant], floor: Variant, modes: list[str]) -> Table:
-    fp32, bf16 = variants[0], variants[1]
-    made = Table(title="SmolLM2-135M, greedy decoding, batch 1: medians per token")
-    made.add_column("model")
-    for mode in modes:
-        for column in (f"{mode} tokens/s", "ms/token", "x fp32", "x bf16"):
-            made.add_column(column, justify="right")
-    for column in ("weights MB", "perplexity", "x fp32"):
+def table(variants: list[Variant], mode: str) -> Table:
+    """One row a model; ratios are to the first two variants, dense float32 and bfloat16."""
+    fp32, bf16 = variants[:2]
+    made = Table(title=f"SmolLM2-135M, greedy generate(), batch 1, {mode}: medians per token")
+    made.add_column("model", no_wrap=True)
+    for column in ("tokens/s", "ms", "x fp32", "x bf16", "weights MB", "x fp32", "perplexity", "x fp32"):
         made.add_column(column, justify="right")
-    for variant in (*variants, floor):
-        cells = [variant.name]
-        for mode in modes:
-            ms = variant.ms(mode)
-            cells += [
-                f"{1e3 / ms:.1f}",
-                f"{ms:.2f}",
-                f"{fp32.ms(mode) / ms:.2f}",
-                f"{bf16.ms(mode) / ms:.2f}",
-            ]
-        ratio = variant.perplexity / fp32.perplexity
-        cells += [f"{variant.weight_bytes / 1e6:.0f}", f"{variant.perplexity:.2f}", f"{ratio:.2f}"]
-        made.add_row(*(cell if cell != "nan" else "-" for cell in cells))
+    for variant in variants:
+        ms, size = variant.ms(mode), variant.weight_bytes
+        cells = (
+            f"{1e3 / ms:.1f}",
+            f"{ms:.2f}",
+            f"{fp32.ms(mode) / ms:.2f}",
+            f"{bf16.ms(mode) / ms:.2f}",
+            f"{size / 1e6:.0f}",
+            f"{fp32.weight_bytes / size:.2f}" if size else "-",
+            f"{variant.perplexity:.2f}",
+            f"{variant.perplexity / fp32.perplexity:.2f}",
+        )
+        made.add_row(variant.name, *("-" if cell == "nan" else cell for cell in cells))
     return made
 
 
@@ -306,11 +305,11 @@ def main() -> None:
 
     modes = ["eager"]
     race([*variants, floor], ids, "eager", args)
-    console.print(table(variants, floor, modes))
+    console.print(table([*variants, floor], "eager"))
     if not args.no_compile:
         modes.append("compiled")
         race([*variants, floor], ids, "compiled", args)
-        console.print(table(variants, floor, modes))
+        console.print(table([*variants, floor], "compiled"))
     picture(variants, modes, args.out / "smollm2.png")
     console.print(
         f"The last row is the loop without its linear layers: no sparse weight can be faster than that.\n"

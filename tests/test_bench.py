@@ -44,6 +44,7 @@ def test_records_say_where_and_how(records):
         assert 0 < r["p10"] <= r["us"] <= r["p90"] and r["samples"] >= 3
         assert 0 <= r["error"] <= 1 and r["limit_us"] > 0 and r["bytes"] > 0 and r["flops"] > 0
         assert r["device"] and r["date"] and r["isa"] and r["versions"]["torch"] == torch.__version__
+        assert len(r["versions"]["library"]) == 12
         if r["kind"] == "ours":
             assert r["kernel"] == f"{r['op']}_{r['isa']}" or r["kernel"] == f"{r['op']}_scalar"
     csr = next(r for r in records if r["op"] == "spmm_csr" and r["m"] == 1 and r["value"] == "f32")
