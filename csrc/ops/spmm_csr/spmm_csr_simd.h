@@ -10,7 +10,7 @@ namespace sparsecore::spmm_csr {
 namespace {
 
 // Columns rise strictly from >= low to < high. No early exit and an accumulator as wide as the index,
-// so that it vectorises: a bool one does not, and costs 1 ns a nonzero instead of 0.05.
+// so that it vectorises: a bool one does not (whole kernel at m = 1: 1.3 ns a nonzero against 0.8).
 template <class Index>
 inline bool columns_ok(const Index* cols, int64_t count, int64_t low, int64_t high) {
   if (count == 0) return true;
