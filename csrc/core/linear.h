@@ -30,9 +30,10 @@ struct Plan {
   bool dense_tiles = false;   // panels: expand W's blocks to dense tiles (x finite), else axpy
 };
 
-// Independent pieces that a kernel's pack fills: one a row of x, or one a panel.
-constexpr int64_t pack_pieces(const Plan& plan, int64_t m) {
-  return plan.packed_floats == 0 ? 0 : plan.tile == 0 ? m : (m + plan.tile - 1) / plan.tile;
+// A kernel's pack fills packed in independent pieces, a range of columns each.
+constexpr int64_t kPackColumns = 1024;
+constexpr int64_t pack_pieces(const Plan& plan, int64_t k) {
+  return plan.packed_floats == 0 ? 0 : (k + kPackColumns - 1) / kPackColumns;
 }
 
 }  // namespace sparsecore

@@ -2,8 +2,7 @@
 // Loops shared by weight ops once a row of W is a list (fp32 value, column). Included after a vec
 // header by *_<isa>.cpp; everything here has internal linkage.
 //
-//   dot   one row of x: lanes along the list, x gathered
-//   axpy  a panel of T rows of x: lanes along m, one nonzero at a time
+// A panel of T rows of x, lanes along m, one nonzero at a time:
 //
 //          panel [k][T]                 W                      strip [rows][T]
 //   c=0    x0 x1 .. xT-1       for (v, c) of row r:  strip[r] += v * panel[c]
@@ -43,23 +42,6 @@ inline const float* widen_all(const void* base, Dtype d, int64_t begin, int64_t 
 // the hardware to foresee.
 inline void prefetch(const void* base, int64_t bytes) {
   for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(static_cast<const char*>(base) + b, 0, 2);
-}
-
-inline float dot(const RowList& row, const float* x) {
-  constexpr int64_t W = Wide::width;
-  typename Wide::reg acc[2] = {Wide::zero(), Wide::zero()};
-  int64_t p = 0;
-  for (; p + 2 * W <= row.count; p += 2 * W) {
-    acc[0] = Wide::fma(Wide::load(row.values + p), Wide::gather(x, row.cols + p), acc[0]);
-    acc[1] = Wide::fma(Wide::load(row.values + p + W), Wide::gather(x, row.cols + p + W), acc[1]);
-  }
-  if (p + W <= row.count) {
-    acc[0] = Wide::fma(Wide::load(row.values + p), Wide::gather(x, row.cols + p), acc[0]);
-    p += W;
-  }
-  float sum = Wide::sum(Wide::add(acc[0], acc[1]));
-  for (; p < row.count; ++p) sum += row.values[p] * x[row.cols[p]];
-  return sum;
 }
 
 // strip[0..T) += sum of values[p] * panel[cols[p]]. U independent sums hide the FMA's latency.
@@ -234,6 +216,75 @@ inline void store_strip(const Linear& a, const float* scales, const float* strip
   }
 }
 
+// sum[0..4) += values[p] * x[cols[p]], lanes along the list, x gathered.
+inline void dot(const RowList& row, const float* x, float* sum) {
+  using V = F32x4;
+  V::reg acc[4] = {V::load(sum), V::zero(), V::zero(), V::zero()};
+  int64_t p = 0;
+  for (; p + 16 <= row.count; p += 16)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j)
+      acc[j] = V::fma(V::load(row.values + p + 4 * j), V::gather(x, row.cols + p + 4 * j), acc[j]);
+  for (; p + 4 <= row.count; p += 4) acc[0] = V::fma(V::load(row.values + p), V::gather(x, row.cols + p), acc[0]);
+  V::store(sum, V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  for (; p < row.count; ++p) sum[0] += row.values[p] * x[row.cols[p]];
+}
+
+constexpr int64_t kRowsDirect = 16;  // rows of x up to which rows_run is the way
+constexpr int64_t kStep = 256;       // list elements a step may give, at most
+constexpr int64_t kAhead = 4096;     // bytes between what a step reads and what it asks memory for
+
+// The plan of a call that goes through rows_run.
+inline Plan rows_plan(const Linear& a) {
+  Plan p;
+  p.tile = a.m == 1 ? 0 : panel_width(a.m, kRowsDirect);
+  p.packed_floats = p.tile != 0 ? p.tile * a.k : a.dtype == Dtype::f32 ? 0 : a.k;
+  return p;
+}
+
+// Rows [begin, end) of W against at most T rows of x, a row at a time: each step's list is met while L1
+// has it. Returns -1 or a row that the decoder refuses. The decoder has
+//   bool step(row, Cursor&, values, cols, RowList&)  the next piece of a row, kStep elements at most; a
+//     fresh cursor starts the row; false: broken
+//   bool done(row, Cursor)  the row has been met, and close(row, at), as below
+struct Cursor {
+  int64_t at = 0, column = 0;  // nonzeros and columns behind
+};
+
+template <int T, class Decoder>
+inline int64_t rows_run(const Linear& a, const float* x, const float* scales, const Decoder& decoder, int64_t begin,
+                        int64_t end) {
+  alignas(64) float values[kStep + 64];
+  alignas(64) int32_t cols[kStep + 64];
+  for (int64_t row = begin; row < end; ++row) {
+    if (!decoder.open(row)) return row;
+    alignas(64) float strip[T < 4 ? 4 : T] = {};
+    Cursor cursor;
+    while (!decoder.done(row, cursor)) {
+      RowList list;
+      if (!decoder.step(row, cursor, values, cols, list)) return row;
+      if constexpr (T == 1) dot(list, x, strip);
+      else axpy<T>(list.values, list.cols, list.count, x, strip);
+    }
+    if (!decoder.close(row, cursor.at)) return row;
+    if (T == 1) strip[0] = (strip[0] + strip[1]) + (strip[2] + strip[3]);
+    store_strip(a, scales, strip, T, 0, a.m, row, 1);
+  }
+  return -1;
+}
+
+template <class Decoder>
+inline int64_t rows_run(const Linear& a, const Plan& plan, const float* packed, const float* scales,
+                        const Decoder& decoder, int64_t begin, int64_t end) {
+  const float* x = plan.packed_floats ? packed : static_cast<const float*>(a.x);
+  switch (plan.tile) {
+    case 0: return rows_run<1>(a, x, scales, decoder, begin, end);
+    case 4: return rows_run<4>(a, x, scales, decoder, begin, end);
+    case 8: return rows_run<8>(a, x, scales, decoder, begin, end);
+    default: return rows_run<16>(a, x, scales, decoder, begin, end);
+  }
+}
+
 // `rows` dense rows of kTileStride floats, W's columns [c0, c1), against the panels of rows
 // [group, group_end) of x: a panel's part stays in L1 while all the rows pass. strip holds `chunk` rows a
 // panel, this call's from `row` on; it has room for kTileRows - 1 more, which a last partial tile adds
@@ -322,26 +373,36 @@ inline int64_t panels_run(const Linear& a, const Plan& plan, const float* packed
 
 // Fills pieces [begin, end) of the packed x: rows in fp32, or panels (linear.h).
 inline void pack_x(const Linear& a, const Plan& plan, float* packed, int64_t begin, int64_t end) {
-  const int64_t bytes = dtype_bytes(a.dtype);
+  constexpr int64_t kLine = 64;
+  alignas(64) constexpr float zeros[kLine] = {};
+  const int64_t c0 = begin * kPackColumns, c1 = end * kPackColumns < a.k ? end * kPackColumns : a.k;
+  const int64_t bytes = dtype_bytes(a.dtype), tile = plan.tile == 0 ? 1 : plan.tile;
   const auto row = [&](int64_t i) { return static_cast<const char*>(a.x) + i * a.x_stride * bytes; };
-  if (plan.tile == 0) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* out = packed + i * a.k;
-      const float* in = widen_all(row(i), a.dtype, 0, a.k, out);
-      if (in != out) std::memcpy(out, in, static_cast<size_t>(a.k) * sizeof(float));
-    }
-    return;
-  }
-  for (int64_t piece = begin; piece < end; ++piece) {
-    const int64_t first = piece * plan.tile, left = a.m - first;
-    const int64_t live = left < plan.tile ? left : plan.tile, width = panel_width(live, plan.tile);
-    float* out = packed + first * a.k;
-    for (int64_t c = 0; c < a.k; c += 64) {
-      const int64_t span = a.k - c < 64 ? a.k - c : 64;
-      float line[64];
-      for (int64_t i = 0; i < width; ++i) {
-        const float* in = i < live ? widen_all(row(first + i), a.dtype, c, span, line) : nullptr;
-        for (int64_t j = 0; j < span; ++j) out[(c + j) * width + i] = in ? in[j] : 0.0f;
+  for (int64_t c = c0; c < c1; c += kLine) {
+    const int64_t span = c1 - c < kLine ? c1 - c : kLine;
+    alignas(64) float line[4][kLine];
+    for (int64_t first = 0; first < a.m; first += tile) {
+      const int64_t width = plan.tile == 0 ? 1 : panel_width(a.m - first, tile);
+      float* out = packed + first * a.k + c * width;
+      if (width == 1) {
+        const float* in = widen_all(row(first), a.dtype, c, span, out);
+        if (in != out) std::memcpy(out, in, static_cast<size_t>(span) * sizeof(float));
+        continue;
+      }
+      for (int64_t i = 0; i < width; i += 4, out += 4) {
+        const float* in[4];
+        for (int64_t r = 0; r < 4; ++r)
+          in[r] = first + i + r < a.m ? widen_all(row(first + i + r), a.dtype, c, span, line[r]) : zeros;
+        int64_t j = 0;
+        for (; j + 4 <= span; j += 4) {
+          F32x4::reg t[4] = {F32x4::load(in[0] + j), F32x4::load(in[1] + j), F32x4::load(in[2] + j),
+                             F32x4::load(in[3] + j)};
+          F32x4::transpose(t);
+#pragma GCC unroll 4
+          for (int64_t r = 0; r < 4; ++r) F32x4::store(out + (j + r) * width, t[r]);
+        }
+        for (; j < span; ++j)
+          for (int64_t r = 0; r < 4; ++r) out[j * width + r] = in[r][j];
       }
     }
   }

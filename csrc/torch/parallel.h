@@ -70,7 +70,7 @@ int64_t run_linear(const Kernel& kernel, Args& args, const Offset& offset) {
   char* const base = memory.get();
   args.packed = reinterpret_cast<float*>(base);
 
-  const int64_t packs = pack_pieces(args.plan, d.m);
+  const int64_t packs = pack_pieces(args.plan, d.k);
   for_pieces(packs, std::min(threads, packs), [&](int64_t p, int64_t) { kernel.pack(args, p, p + 1); });
 
   const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>(threads * 4, (d.n + 15) / 16);

@@ -2,7 +2,7 @@
 // What adapters of weight ops, y = x · Wᵀ + bias, share.
 //
 //   x [m, x_stride], y [m, y_stride], bias [n] or absent, integer k
-//   tile, k_block   override the plan's where it packs panels (m > 1)
+//   tile, k_block   override the plan's where it blocks panels of x
 //   pieces          row ranges that run is called for (1)
 //   row             run for this row alone
 #pragma once
@@ -28,19 +28,20 @@ Outcome run_linear(const Kernel& kernel, Args args, const Call& call, const Offs
   Plan& plan = args.plan;
   const Linear& d = args.dense;
   plan = kernel.plan(d, args.weight);
+  const bool panels = plan.tile > 0 && plan.chunk_rows > 1;
   const int64_t tile = call.integer("tile", plan.tile);
-  if (plan.tile > 0 && tile < plan.tile) {
+  if (panels && tile < plan.tile) {
     plan.tile = tile;
     int64_t last = d.m % tile == 0 ? 0 : 4;  // width of the last panel
     while (last < d.m % tile) last *= 2;
     plan.packed_floats = (d.m / tile * tile + last) * d.k;
   }
-  if (plan.tile > 0 && !plan.dense_tiles)
+  if (panels && !plan.dense_tiles)
     plan.k_block = std::min(plan.k_block, (call.integer("k_block", plan.k_block) + unit - 1) / unit * unit);
 
   const Fenced packed(plan.packed_floats * static_cast<int64_t>(sizeof(float)), sizeof(float));
   args.packed = static_cast<float*>(packed.data());
-  for (int64_t p = 0; p < pack_pieces(plan, d.m); ++p) kernel.pack(args, p, p + 1);
+  for (int64_t p = 0; p < pack_pieces(plan, d.k); ++p) kernel.pack(args, p, p + 1);
 
   const int64_t only = call.integer("row", -1), last_row = only < 0 ? d.n : only + 1;
   const int64_t pieces = only < 0 ? call.integer("pieces", 1) : 1;

@@ -17,6 +17,29 @@ struct F32x4 {
   static void store(float* p, reg a) { _mm_storeu_ps(p, a); }
   static reg add(reg a, reg b) { return _mm_add_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm_fmadd_ps(a, b, c); }
+  static float sum(reg a) {
+    const reg s = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+  // t[i][j] and t[j][i] change places.
+  static void transpose(reg* t) {
+    const reg a = _mm_unpacklo_ps(t[0], t[1]), b = _mm_unpackhi_ps(t[0], t[1]);
+    const reg c = _mm_unpacklo_ps(t[2], t[3]), d = _mm_unpackhi_ps(t[2], t[3]);
+    t[0] = _mm_movelh_ps(a, c);
+    t[1] = _mm_movehl_ps(c, a);
+    t[2] = _mm_movelh_ps(b, d);
+    t[3] = _mm_movehl_ps(d, b);
+  }
+  // base[index[0..4)], by loads of one lane: 0.26 ns a lane on Ice Lake, where gathers of 8 and 16 lanes
+  // take 1.08 and 0.56 since microcode slows them down. Two indices come in one load.
+  static reg gather(const float* base, const int32_t* index) {
+    uint64_t i[2];
+    std::memcpy(i, index, sizeof(i));
+    reg r = _mm_load_ss(base + static_cast<uint32_t>(i[0]));
+    r = _mm_insert_ps(r, _mm_load_ss(base + (i[0] >> 32)), 0x10);
+    r = _mm_insert_ps(r, _mm_load_ss(base + static_cast<uint32_t>(i[1])), 0x20);
+    return _mm_insert_ps(r, _mm_load_ss(base + (i[1] >> 32)), 0x30);
+  }
 };
 
 struct F32x8 {
@@ -44,10 +67,21 @@ struct F32x16 {
   static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
   static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
-  static float sum(reg a) { return _mm512_reduce_add_ps(a); }
-  // base[index[0..16)]
-  static reg gather(const float* base, const int32_t* index) {
-    return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
+  // Lane r: the sum of the register stored at p + r * stride. 30 shuffles for 16 sums.
+  static reg sums(const float* p, int64_t stride) {
+    reg quad[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const float* at = p + 4 * j * stride;
+      const reg a = load(at), b = load(at + stride), c = load(at + 2 * stride), d = load(at + 3 * stride);
+      const reg ab = add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+      const reg cd = add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+      const __m512d t = _mm512_castps_pd(ab), u = _mm512_castps_pd(cd);
+      quad[j] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(t, u)), _mm512_castpd_ps(_mm512_unpackhi_pd(t, u)));
+    }
+    const reg low = add(_mm512_shuffle_f32x4(quad[0], quad[1], 0x88), _mm512_shuffle_f32x4(quad[0], quad[1], 0xdd));
+    const reg high = add(_mm512_shuffle_f32x4(quad[2], quad[3], 0x88), _mm512_shuffle_f32x4(quad[2], quad[3], 0xdd));
+    return add(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
   }
 };
 
@@ -92,6 +126,18 @@ inline int64_t count_below(const int32_t* cols, int64_t count, int32_t limit) {
     if (below != 0xffff) return p + __builtin_ctz(~below);
   }
   return count;
+}
+
+// Whether cols[0..count) rise strictly.
+inline bool rises(const int32_t* cols, int64_t count) {
+  __mmask16 falls = 0;
+  for (int64_t p = 1; p < count; p += 16) {
+    const __mmask16 live = static_cast<__mmask16>(count - p >= 16 ? 0xffffu : (1u << (count - p)) - 1);
+    const __m512i here = _mm512_maskz_loadu_epi32(live, cols + p),
+                  before = _mm512_maskz_loadu_epi32(live, cols + p - 1);
+    falls = _kor_mask16(falls, _mm512_mask_cmple_epi32_mask(live, here, before));
+  }
+  return falls == 0;
 }
 
 }  // namespace

@@ -23,6 +23,18 @@ struct F32x4 {
   static reg add(reg a, reg b) { return vaddq_f32(a, b); }
   static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }
   static float sum(reg a) { return vaddvq_f32(a); }
+  // Lane r: the sum of the register stored at p + r * stride.
+  static reg sums(const float* p, int64_t stride) {
+    return vpaddq_f32(vpaddq_f32(load(p), load(p + stride)), vpaddq_f32(load(p + 2 * stride), load(p + 3 * stride)));
+  }
+  // t[i][j] and t[j][i] change places.
+  static void transpose(reg* t) {
+    const float32x4x2_t a = vtrnq_f32(t[0], t[1]), b = vtrnq_f32(t[2], t[3]);
+    t[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    t[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    t[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    t[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+  }
   // base[index[0..4)]; lane loads, ARMv8-A has no gather
   static reg gather(const float* base, const int32_t* index) {
     reg r = vld1q_dup_f32(base + index[0]);
@@ -59,6 +71,16 @@ inline int64_t count_below(const int32_t* cols, int64_t count, int32_t limit) {
   while (p + 4 <= count && vminvq_u32(vcltq_s32(vld1q_s32(cols + p), bound)) != 0) p += 4;
   while (p < count && cols[p] < limit) ++p;
   return p;
+}
+
+// Whether cols[0..count) rise strictly.
+inline bool rises(const int32_t* cols, int64_t count) {
+  uint32x4_t rise = vdupq_n_u32(~0u);
+  int64_t p = 1;
+  for (; p + 4 <= count; p += 4) rise = vandq_u32(rise, vcgtq_s32(vld1q_s32(cols + p), vld1q_s32(cols + p - 1)));
+  bool tail = true;
+  for (; p < count; ++p) tail &= cols[p] > cols[p - 1];
+  return vminvq_u32(rise) == ~0u && tail;
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ struct Kernel {
   const char* name;
   cpu::Isa isa;
   Plan (*plan)(const Linear&, const BitmapView&);
-  // Fills packed for pieces [begin, end) of pack_pieces(plan, m): rows of x, or panels.
+  // Fills packed for pieces [begin, end) of pack_pieces(plan, k).
   void (*pack)(const Args&, int64_t begin, int64_t end);
   // Rows [begin, end) of W into columns of y. Returns -1, or a row that breaks a Bitmap
   // invariant (y is then part written). scratch: plan.scratch_bytes, 64-byte aligned.

@@ -8,8 +8,8 @@
 namespace sparsecore::spmm_bitmap {
 namespace {
 
-constexpr int64_t kExpandRows = 8;
-constexpr int rows_together(int m) { return m == 1 ? 1 : 2; }
+constexpr int64_t kExpandRows = 16;
+constexpr int rows_together(int m) { return m == 1 || m == 8 ? 1 : 2; }
 
 // Entry `m` of a table is for the byte of bits m. Rank: how many lower bits of m are set.
 template <class T, int width>

@@ -8,7 +8,7 @@
 namespace sparsecore::spmm_bitmap {
 namespace {
 
-constexpr int64_t kExpandRows = 8;
+constexpr int64_t kExpandRows = 16;
 constexpr int rows_together(int m) { return m <= 4 ? 4 : 2; }
 
 struct ExpandF32 {

@@ -18,12 +18,12 @@
 //     expand(p, word, s, out)  step s of a word of bits whose values start at p; returns p past them
 //   int32_t* decode_word(uint64_t bits, int32_t base, int32_t* out)  columns of set bits; returns past
 //              the last, may write 64 beyond it
-//   kExpandRows  most rows of x, at most 8, that expand takes; rows_together(M): R for M rows of x
+//   kExpandRows  most rows of x that expand takes; rows_together(M): R for M rows of x at once, 8 at most
 namespace sparsecore::spmm_bitmap {
 namespace {
 
 constexpr int64_t kSlack = 64;  // elements that a step may touch past a row's last
-constexpr int64_t kRowsMax = 4;
+constexpr int64_t kChunk = 16;  // rows of W whose sums are held at once
 
 inline int64_t row_span(const BitmapView& w) { return bitmap_words(w.k) * 64 + kSlack; }
 
@@ -41,8 +41,6 @@ inline bool padding_ok(const BitmapView& w, int64_t row) {
 }
 
 inline int64_t row_length(const BitmapView& w, int64_t row) { return w.row_offsets[row + 1] - w.row_offsets[row]; }
-
-inline float bias_of(const Linear& d, int64_t row) { return d.bias ? load_f32(d.bias, d.dtype, row) : 0.0f; }
 
 // The stored elements alone, in plain order. For a row that has been checked.
 inline float exact_sum(const Args& a, int64_t row, int64_t i) {
@@ -69,8 +67,8 @@ inline const void* row_values(const BitmapView& w, int64_t row, void* stage) {
   return stage;
 }
 
-// Packed x for expand: [word][M][64], columns of a step in the lane order of its parts, 0 beyond k and
-// for rows beyond m. M = 1, fp32 in order and k a multiple of 64: x itself.
+// Packed x for expand: [pass][word][M][64], columns of a step in the lane order of its parts, 0 beyond k
+// and for rows beyond m. M = 1, fp32 in order and k a multiple of 64: x itself.
 template <class E>
 inline void pack_expand(const Args& a, int64_t begin, int64_t end) {
   const Linear& d = a.dense;
@@ -79,10 +77,14 @@ inline void pack_expand(const Args& a, int64_t begin, int64_t end) {
   for (int s = 0; s < 64; s += E::lanes)
     for (int j = 0; j < E::lanes; ++j)
       order[s + (E::interleaved ? j % E::parts * (E::lanes / E::parts) + j / E::parts : j)] = s + j;
-  for (int64_t i = begin; i < end; ++i) {
+  static_assert(kPackColumns % 64 == 0);
+  const int64_t word_begin = begin * (kPackColumns / 64);
+  const int64_t word_end = end * (kPackColumns / 64) < words ? end * (kPackColumns / 64) : words;
+  const int64_t rows = (d.m + M - 1) / M * M;
+  for (int64_t i = 0; i < rows; ++i) {
     const void* row = static_cast<const char*>(d.x) + i * d.x_stride * dtype_bytes(d.dtype);
-    for (int64_t word = 0; word < words; ++word) {
-      const int64_t c = word * 64, live = d.k - c < 64 ? d.k - c : 64;
+    for (int64_t word = word_begin; word < word_end; ++word) {
+      const int64_t c = word * 64, live = i >= d.m ? 0 : d.k - c < 64 ? d.k - c : 64;
       alignas(64) float line[64];
       const float* in = widen_all(row, d.dtype, c, live, line);
       if (live < 64) {
@@ -90,32 +92,31 @@ inline void pack_expand(const Args& a, int64_t begin, int64_t end) {
         for (int64_t j = live; j < 64; ++j) line[j] = 0.0f;
         in = line;
       }
-      float* out = a.packed + (word * M + i) * 64;
-      for (int j = 0; j < 64; j += Wide::width)
-        Wide::store(out + j, E::interleaved ? Wide::gather(in, order + j) : Wide::load(in + j));
-      if (i == d.m - 1)
-        for (int64_t j = 64; j < (M - i) * 64; ++j) out[j] = 0.0f;
+      float* out = a.packed + ((i / M * words + word) * M + i % M) * 64;
+      for (int j = 0; j < 64; j += 4)
+        F32x4::store(out + j, E::interleaved ? F32x4::gather(in, order + j) : F32x4::load(in + j));
     }
   }
 }
 
-// sums[r * M + i] = W[r] · x[i] in units of E::unit; seen[r]: values that row r's bits asked for.
+// Some words of R rows of W against M rows of x: acc[(r * M + i) * width ..] += partial sums of W[r] · x[i].
+// bits[r] and values[r] point at the first word; values[r] is left past the last. `next`: bytes from these
+// rows' values and bits to those that this thread meets later, which are asked for.
 template <class E, int R, int M>
-inline void expand_rows(const uint8_t* const* row_bits, const void* const* row_values, const float* x, int64_t words,
-                        int64_t ahead, int64_t* seen, float* sums) {
+inline void expand_rows(const uint8_t* const* bits, const void** values, const float* x, int64_t words,
+                        int64_t next_values, int64_t next_bits, float* acc_out) {
   using T = typename E::Element;
   constexpr int C = R * M < 4 ? 2 : 1;  // sums per (r, i)
   typename Wide::reg acc[R][M][C];
-  const uint8_t* bits[R];
-  const T* values[R];
+  const T* at[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-    bits[r] = row_bits[r];
-    values[r] = static_cast<const T*>(row_values[r]);
+    at[r] = static_cast<const T*>(values[r]);
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 2
-      for (int c = 0; c < C; ++c) acc[r][i][c] = Wide::zero();
+    for (int i = 0; i < M; ++i) {
+      acc[r][i][0] = Wide::load(acc_out + (r * M + i) * Wide::width);
+      if (C > 1) acc[r][i][C - 1] = Wide::zero();
+    }
   }
   for (int64_t word = 0; word < words; ++word, x += 64 * M) {
     uint64_t b[R];
@@ -124,14 +125,14 @@ inline void expand_rows(const uint8_t* const* row_bits, const void* const* row_v
       b[r] = bitmap_word(bits[r], word);
 #pragma GCC unroll 2
       for (int line = 0; line < (sizeof(T) > 2 ? 2 : 1); ++line)
-        __builtin_prefetch(reinterpret_cast<const char*>(values[r]) + ahead + 64 * line);
+        __builtin_prefetch(reinterpret_cast<const char*>(at[r]) + next_values + 64 * line);
     }
-    __builtin_prefetch(row_bits[0] + R * 8 * (words + word));  // the next R rows: -5 to -11 % at 90 %, avx512
+    __builtin_prefetch(bits[word % R] + next_bits + 8 * word);  // m = 1 at 90 %, avx512: -5 to -11 %
 #pragma GCC unroll 16
     for (int s = 0; s < 64 / E::lanes; ++s) {
       typename Wide::reg v[R][E::parts];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) values[r] = E::expand(values[r], b[r], s, v[r]);
+      for (int r = 0; r < R; ++r) at[r] = E::expand(at[r], b[r], s, v[r]);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
@@ -148,50 +149,71 @@ inline void expand_rows(const uint8_t* const* row_bits, const void* const* row_v
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-    seen[r] = values[r] - static_cast<const T*>(row_values[r]);
+    values[r] = at[r];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
-      sums[r * M + i] = Wide::sum(C == 2 ? Wide::add(acc[r][i][0], acc[r][i][C - 1]) : acc[r][i][0]);
+      Wide::store(acc_out + (r * M + i) * Wide::width,
+                  C == 2 ? Wide::add(acc[r][i][0], acc[r][i][C - 1]) : acc[r][i][0]);
   }
 }
 
+// Words of x that a group of rows meets before the next one does: L1 holds them.
+constexpr int64_t kBlockFloats = 4096;
+
+// A chunk of rows of W at a time, a block of columns at a time: the chunk's sums and the block of x stay in
+// L1. The sums of a chunk are folded together.
 template <class E, int M>
 inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scratch) {
   constexpr int R = rows_together(M);
-  static_assert(R <= kRowsMax);
+  static_assert(kChunk % R == 0 && kChunk % Wide::width == 0);
   const Linear& d = a.dense;
   const BitmapView& w = a.weight;
-  const float* x = a.plan.packed_floats ? a.packed : static_cast<const float*>(d.x);
-  const int64_t stage_bytes = row_span(w) * dtype_bytes(w.value);
-  const int64_t ahead = 4 * (w.n > 0 ? w.nnz / w.n : 0) * dtype_bytes(w.value);
-  for (int64_t row = begin; row < end; row += R) {
-    const uint8_t* bits[R];
-    const void* values[R];
-    int64_t seen[R];
-    float sums[R * M];
-    int good = 0;
-    for (; good < R && row + good < end; ++good) {
-      values[good] = row_values(w, row + good, static_cast<char*>(scratch) + good * stage_bytes);
-      if (!values[good]) break;
-      bits[good] = w.row_bits(row + good);
+  const int64_t words = bitmap_words(w.k), stage_bytes = row_span(w) * dtype_bytes(w.value);
+  const int64_t block = words * M * 64 > 2 * kBlockFloats ? kBlockFloats / (64 * M) : words;
+  const int64_t ahead = block < words ? kChunk : R;  // rows
+  const int64_t next_values = ahead * (w.n > 0 ? w.nnz / w.n : 0) * dtype_bytes(w.value);
+  for (int64_t row = begin; row < end; row += kChunk) {
+    const int64_t count = end - row < kChunk ? end - row : kChunk, padded = (count + R - 1) / R * R;
+    const uint8_t* bits[kChunk];
+    const void* values[kChunk];
+    for (int64_t r = 0; r < padded; ++r) {
+      values[r] = r < count ? row_values(w, row + r, static_cast<char*>(scratch) + r * stage_bytes) : values[0];
+      if (!values[r]) return row + r;
+      bits[r] = w.row_bits(r < count ? row + r : row);
     }
-    if (good == 0) return row;
-    for (int r = good; r < R; ++r) {
-      values[r] = values[0];
-      bits[r] = bits[0];
-    }
-    expand_rows<E, R, M>(bits, values, x, bitmap_words(w.k), ahead, seen, sums);
-    for (int r = 0; r < good; ++r) {
-      const int64_t at = row + r;
-      if (seen[r] != row_length(w, at) || !padding_ok(w, at)) return at;
-      const float b = bias_of(d, at), scale = w.scales ? w.scales[at] : 1.0f;
-      for (int64_t i = 0; i < d.m; ++i) {
-        float sum = sums[r * M + i] * E::unit;
-        if (!(__builtin_fabsf(sum) <= 0x1.fffffep127f)) sum = exact_sum(a, at, i);
-        store_f32(d.y, d.dtype, i * d.y_stride + at, sum * scale + b);
+    for (int64_t first = 0; first < d.m; first += M) {
+      const float* x = a.plan.packed_floats ? a.packed + first * words * 64 : static_cast<const float*>(d.x);
+      const void* at[kChunk];
+      alignas(64) float acc[kChunk * M * Wide::width];
+      std::memcpy(at, values, sizeof(at));
+      std::memset(acc, 0, static_cast<size_t>(padded * M * Wide::width) * sizeof(float));
+      for (int64_t word = 0; word < words; word += block) {
+        const int64_t some = words - word < block ? words - word : block;
+        for (int64_t r = 0; r < padded; r += R) {
+          const uint8_t* here[R];
+          for (int j = 0; j < R; ++j) here[j] = bits[r + j] + 8 * word;
+          expand_rows<E, R, M>(here, at + r, x + word * M * 64, some, next_values, ahead * 8 * words,
+                               acc + r * M * Wide::width);
+        }
+      }
+      for (int64_t r = 0; r < count; ++r) {
+        const auto seen = static_cast<const char*>(at[r]) - static_cast<const char*>(values[r]);
+        if (seen != row_length(w, row + r) * dtype_bytes(w.value) || !padding_ok(w, row + r)) return row + r;
+      }
+      for (int64_t i = 0; i < M && first + i < d.m; ++i) {
+        alignas(64) float sums[kChunk];
+        bool finite = true;
+        for (int64_t r = 0; r < count; r += Wide::width)
+          Wide::store(sums + r, Wide::sums(acc + (r * M + i) * Wide::width, M * Wide::width));
+        for (int64_t r = 0; r < count; ++r) {
+          sums[r] *= E::unit;
+          finite &= __builtin_fabsf(sums[r]) <= 0x1.fffffep127f;
+        }
+        for (int64_t r = 0; !finite && r < count; ++r)
+          if (!(__builtin_fabsf(sums[r]) <= 0x1.fffffep127f)) sums[r] = exact_sum(a, row + r, first + i);
+        store_strip(d, w.scales, sums, 1, first + i, 1, row, count);
       }
     }
-    if (good < R && row + good < end) return row + good;
   }
   return -1;
 }
@@ -211,6 +233,23 @@ struct Decoder {
     if (c1 < w.k) prefetch(element(w, begin + here), here * dtype_bytes(w.value));
     out = {widen_all(w.values, w.value, begin, here, values), cols, here};
     return at + here;
+  }
+
+  bool done(int64_t, const Cursor& c) const { return c.column >= w.k; }
+
+  // Words as long as their bits fit in a list.
+  bool step(int64_t row, Cursor& c, float* values, int32_t* cols, RowList& out) const {
+    const uint8_t* bits = w.row_bits(row);
+    int32_t* end = cols;
+    const int64_t begin = w.row_offsets[row] + c.at, value = dtype_bytes(w.value);
+    for (; c.column < w.k && end - cols <= kStep - 64; c.column += 64)
+      end = decode_word(bitmap_word(bits, c.column / 64), static_cast<int32_t>(c.column), end);
+    const int64_t count = end - cols;
+    if (c.at + count > row_length(w, row)) return false;
+    prefetch(static_cast<const char*>(element(w, begin)) + kAhead, count * value);
+    out = {widen_all(w.values, w.value, begin, count, values), cols, count};
+    c.at += count;
+    return true;
   }
 
   int64_t expand(int64_t row, int64_t at, int64_t c0, int64_t c1, float* out) const {
@@ -247,10 +286,10 @@ struct Decoder {
 // of 0.5, 29 and 88 at 0.3.
 constexpr double kTileDensity = 0.4;
 
-// Sparser than this, lists overtake expand past kExpandRowsSparse rows of x. At m = 8, bf16, avx2 and
-// avx512: 2.9 and 2.1 ms against 3.5 and 3.0 at 70 %, 2.6 and 1.9 against 1.7 and 1.0 at 90 %.
-constexpr double kListDensity = 0.2;
-constexpr int64_t kExpandRowsSparse = 4;
+// Sparser than this, lists overtake expand. ns for 32 elements, one thread, bf16, expand and lists:
+//   avx512  m = 8: 6.7 and 9.0 at a density of 0.2, 4.6 at 0.1   m = 16: 14 and 19 at 0.5, 14 at 0.3, 9.4 at 0.2
+//   avx2    m = 8: 11.5 and 12.1 at 0.2, 8.2 at 0.1              m = 16: 23 and 28 at 0.5, 18 at 0.3
+constexpr double list_density(int64_t m) { return m <= 4 ? 0.0 : m <= 8 ? 0.17 : 0.35; }
 
 constexpr int64_t expand_width(int64_t m) { return m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8; }
 
@@ -259,8 +298,8 @@ inline Plan plan_expand(const Linear& a, const BitmapView& w) {
   Plan p;
   p.chunk_rows = expand_width(a.m);
   const bool in_place = a.m == 1 && a.dtype == Dtype::f32 && a.k % 64 == 0 && !E::interleaved;
-  p.packed_floats = in_place ? 0 : p.chunk_rows * bitmap_words(a.k) * 64;
-  p.scratch_bytes = kRowsMax * row_span(w) * dtype_bytes(w.value);
+  p.packed_floats = in_place ? 0 : (a.m + p.chunk_rows - 1) / p.chunk_rows * p.chunk_rows * bitmap_words(a.k) * 64;
+  p.scratch_bytes = kChunk * row_span(w) * dtype_bytes(w.value);
   return p;
 }
 
@@ -275,14 +314,15 @@ inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scrat
 }
 
 Plan plan(const Linear& a, const BitmapView& w) {
-  const bool dense = static_cast<double>(w.nnz) > kListDensity * static_cast<double>(a.n) * static_cast<double>(a.k);
-  if (a.m >= 1 && a.m <= (dense ? kExpandRows : kExpandRowsSparse)) switch (w.value) {
+  const double elements = static_cast<double>(a.n) * static_cast<double>(a.k), stored = static_cast<double>(w.nnz);
+  if (a.m >= 1 && a.m <= kExpandRows && stored >= list_density(a.m) * elements) switch (w.value) {
       case Dtype::bf16: return plan_expand<ExpandBf16>(a, w);
       case Dtype::f16: return plan_expand<ExpandF16>(a, w);
       case Dtype::i8: return plan_expand<ExpandI8>(a, w);
       default: return plan_expand<ExpandF32>(a, w);
     }
-  return panel_plan(a, static_cast<double>(w.nnz) > kTileDensity * static_cast<double>(a.n) * static_cast<double>(a.k));
+  if (a.m <= kRowsDirect) return rows_plan(a);
+  return panel_plan(a, stored > kTileDensity * elements);
 }
 
 void pack(const Args& a, int64_t begin, int64_t end) {
@@ -296,8 +336,11 @@ void pack(const Args& a, int64_t begin, int64_t end) {
 }
 
 int64_t run(const Args& a, int64_t begin, int64_t end, void* scratch) {
-  if (a.plan.tile != 0)
-    return panels_run(a.dense, a.plan, a.packed, a.weight.scales, Decoder{a.weight}, begin, end, scratch);
+  if (a.plan.tile != 0) {
+    const Decoder decoder{a.weight};
+    if (a.plan.chunk_rows == 1) return rows_run(a.dense, a.plan, a.packed, a.weight.scales, decoder, begin, end);
+    return panels_run(a.dense, a.plan, a.packed, a.weight.scales, decoder, begin, end, scratch);
+  }
   switch (a.weight.value) {
     case Dtype::bf16: return run_expand<ExpandBf16>(a, begin, end, scratch);
     case Dtype::f16: return run_expand<ExpandF16>(a, begin, end, scratch);
