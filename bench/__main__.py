@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         for name, settings in options.items():
             group.add_argument(name, **settings)  # type: ignore[arg-type]
     state = how.add_mutually_exclusive_group()
-    meaning = {"cold": "sweep the caches before every call", "warm": "call in a row", "both": "the default"}
+    meaning = {"cold": "meet another copy of W in every call", "warm": "call in a row", "both": "the default"}
     for name, text in meaning.items():
         state.add_argument(f"--{name}", dest="cache", action="store_const", const=name, help=text)
     return p
@@ -197,7 +197,7 @@ def run_main(argv: Sequence[str]) -> int:
     caches = CACHES[options.cache or ("cold" if options.bars else "both")]
     run = Run(options.threads or (torch.get_num_threads(),), caches, names, patience=options.patience)
     if options.quick:
-        run.rounds, run.seconds, run.quick = 3, 0.05, True
+        run.rounds, run.seconds, run.quick, run.copies = 3, 0.05, True, 3
         return quick(run, cells)
     run.rounds = options.repeat or run.rounds
     out = options.out or default_out(str(run.facts["isa"]))

@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 
 from . import deepsparse, timing
 from .cases import Case, f32
-from .contender import Contender, Weight
+from .contender import Contender, Copy, Weight
 
 Styles = dict[str, Callable[[], Any]]
 
@@ -31,7 +31,9 @@ class Unavailable(Exception):
     """Why a peer can't take part."""
 
 
-def _contender(name: str, weight: Weight, case: Case, styles: Styles, free: bool, **fields: Any) -> Contender:
+def _contender(
+    name: str, weight: Weight | Copy, case: Case, styles: Styles, free: bool, **fields: Any
+) -> Contender:
     m, n, csr = case.x().numel() // case.k, case.n, weight.csr
     nbytes = csr.nbytes + 4 * m * (n + case.k)
     rows = lambda y: torch.as_tensor(y).reshape(m, n)
@@ -40,34 +42,33 @@ def _contender(name: str, weight: Weight, case: Case, styles: Styles, free: bool
     return Contender(name, "peer", f32, f32, styles, result, nbytes, 2 * m * csr.nnz, **fields)
 
 
-def _x(case: Case) -> torch.Tensor:
-    """x as [m, k], or [k] where m is 1."""
+@lru_cache(maxsize=2)
+def _x(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    """x as [m, k] and as [k, m], both [k] where m is 1; the same for every copy of W."""
     x = case.x().reshape(-1, case.k).contiguous()
-    return x[0].clone() if len(x) == 1 else x
+    return (x[0].clone(),) * 2 if len(x) == 1 else (x, x.T.contiguous())
 
 
-def torch_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Contender:
+def torch_csr(weight: Weight | Copy, case: Case, threads: int, free: bool = False) -> Contender:
     if not torch.backends.mkl.is_available():
         raise Unavailable("this torch is built without MKL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         w = weight.csr.to_torch()
         wt = w.t()
-    x = _x(case)
-    xt = x.T.contiguous() if x.dim() == 2 else x
+    x, xt = _x(case)
     styles: Styles = {"matmul": lambda: w @ xt}
     if x.dim() == 2 and not free:
         styles = {"x @ w.T": lambda: x @ wt, "copies": lambda: (w @ x.T.contiguous()).T.contiguous()}
     return _contender("torch_csr", weight, case, styles, free)
 
 
-def scipy_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Contender:
+def scipy_csr(weight: Weight | Copy, case: Case, threads: int, free: bool = False) -> Contender:
     try:
         w = weight.csr.to_scipy()
     except ImportError as error:
         raise Unavailable(str(error)) from None
-    x = _x(case).numpy()
-    xt = np.ascontiguousarray(x.T)
+    x, xt = (t.numpy() for t in _x(case))
     styles: Styles = {"matmul": lambda: w @ xt}
     if x.ndim == 2 and not free:
         styles = {
@@ -139,15 +140,15 @@ class _Analysed:
         self.lib.mkl_sparse_destroy(self.handle)
 
 
-def mkl_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Contender:
+def mkl_csr(weight: Weight | Copy, case: Case, threads: int, free: bool = False) -> Contender:
     mkl = _load_mkl()
     try:
         from scipy.sparse import csr_matrix
     except ImportError as error:
         raise Unavailable(str(error)) from None
     mkl.mkl_set_num_threads(threads)
-    w, x = csr_matrix(weight.csr.to_scipy()), _x(case).numpy()
-    xt = np.ascontiguousarray(x.T)
+    w = csr_matrix(weight.csr.to_scipy())
+    x, xt = (t.numpy() for t in _x(case))
     analysed = _Analysed(w, xt)
     styles: Styles = {"sparse_dot_mkl": lambda: mkl.dot_product_mkl(w, xt), "analysed": analysed}
     if x.ndim == 2 and not free:
@@ -165,7 +166,7 @@ def mkl_csr(weight: Weight, case: Case, threads: int, free: bool = False) -> Con
     return _contender("mkl_csr", weight, case, styles, free, own_threads=True)
 
 
-def deepsparse_engine(weight: Weight, case: Case, threads: int) -> Contender:
+def deepsparse_engine(weight: Weight | Copy, case: Case, threads: int) -> Contender:
     try:
         engine = deepsparse.Engine(weight.dense(f32), case.x().reshape(-1, case.k), threads)
     except deepsparse.Missing as error:
@@ -175,7 +176,7 @@ def deepsparse_engine(weight: Weight, case: Case, threads: int) -> Contender:
     return made
 
 
-MAKE: dict[str, Callable[[Weight, Case, int], Contender]] = {
+MAKE: dict[str, Callable[..., Contender]] = {
     "torch_csr": torch_csr,
     "scipy_csr": scipy_csr,
     "mkl_csr": mkl_csr,
@@ -184,4 +185,5 @@ MAKE: dict[str, Callable[[Weight, Case, int], Contender]] = {
     "mkl_csr_t": partial(mkl_csr, free=True),
     "deepsparse": deepsparse_engine,
 }
+WARM_ONLY = ("deepsparse",)  # one W a process, out of reach
 USUAL = ("torch_csr", "scipy_csr", "mkl_csr")

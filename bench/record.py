@@ -3,7 +3,7 @@
 
 who      contender, kind (ours, dense, peer), kernel, style (which of its calls), dtype of x, value dtype
 what     case, op, m, n, k, sparsity, pattern
-how      cache (cold, warm), threads, isa, isa_forced, peer_isa
+how      cache (cold, warm), copies (of W, met in turn), threads, isa, isa_forced, peer_isa
 result   us (median), p10, p90, samples, disturbed (samples among them during which a thread lost its CPU),
          others (cores that other processes used), error (in units of the bound; right up to 1)
 needs    bytes, flops, limit_us (both at the ceilings), read_gb_s and gflop_s (the ceilings)

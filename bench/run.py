@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -27,6 +28,7 @@ class Run:
     rounds: int = 15
     seconds: float = 1.0  # of samples, for a contender in a cell
     quick: bool = False
+    copies: int = 1024  # of W at most, in cold cells
     patience: float = 0.0  # seconds in all to wait for a machine that is free
     say: Callable[[str], None] = print
     facts: dict = field(default_factory=machine.facts)
@@ -35,7 +37,6 @@ class Run:
     def cells(self, cells: list[Cell], tick: Callable[[str], None]) -> Iterator[list[record.Record]]:
         """The records of one cell after another, for every number of threads."""
         weight = None
-        sweep = timing.Sweep() if "cold" in self.caches else None
         for cell in cells:
             if weight is None or weight.case != cell.weight:
                 tick(f"building {cell.key.n} x {cell.key.k}, density {cell.key.density:g}")
@@ -45,14 +46,17 @@ class Run:
             for threads in self.threads:
                 torch.set_num_threads(threads)
                 self.ceilings.setdefault(threads, machine.Ceilings(threads, self.quick))
-                yield self._cell(cell, weight, checker, threads, sweep, tick)
+                yield self._cell(cell, weight, checker, threads, tick)
 
     def _contenders(self, cell: Cell, weight: contender.Weight, threads: int) -> list[contender.Contender]:
-        found = [contender.ours(weight, op, case) for op, case in cell.ours]
-        found += [contender.dense(weight, cell.key, dtype) for dtype in (f32, bf16)]
+        copies = self.copies if "cold" in self.caches else 1
+        within = lambda make: contender.with_copies(make, weight, cell.key, copies)
+        found = [within(partial(contender.ours, op=op, case=case)) for op, case in cell.ours]
+        found += [within(partial(contender.dense, case=cell.key, dtype=dtype)) for dtype in (f32, bf16)]
         for name in self.peers if not cell.key.bias else ():
+            make = partial(peers.MAKE[name], case=cell.key, threads=threads)
             try:
-                found.append(peers.MAKE[name](weight, cell.key, threads))
+                found.append(make(weight) if name in peers.WARM_ONLY else within(make))
             except peers.Unavailable as why:
                 self.say(f"left out: {name}: {why}")
         return found
@@ -64,7 +68,6 @@ class Run:
         weight: contender.Weight,
         checker: Checker,
         threads: int,
-        sweep: timing.Sweep | None,
         tick: Callable[[str], None],
     ) -> list[record.Record]:
         tick(f"checking {cell.key.name}")
@@ -80,15 +83,18 @@ class Run:
 
         records = []
         for cache in self.caches:
-            times, others = self._measure(right, sweep if cache == "cold" else None, count)
-            measured = {id(c): t.summary() for c, t in zip(right, times, strict=True)}
+            timed = [c for c in right if cache == "warm" or c.others]
+            for c in timed:
+                c.cold = cache == "cold"
+            times, others = self._measure(timed, count)
+            measured = {id(c): t.summary() for c, t in zip(timed, times, strict=True)}
             for c, error in zip(contenders, errors, strict=True):
                 result = measured.get(id(c), NOT_TIMED) | {"others": round(others, 2)}
                 records.append(self._record(cell, c, threads, cache, error, result))
         return records
 
     def _measure(
-        self, contenders: list[contender.Contender], sweep: timing.Sweep | None, tick: Callable[[], None]
+        self, contenders: list[contender.Contender], tick: Callable[[], None]
     ) -> tuple[list[timing.Times], float]:
         """Also the cores that others took; again while that is much and patience is left."""
         others = timing.Others()
@@ -96,7 +102,7 @@ class Run:
         for _ in range(3):
             self.patience = others.wait(self.patience)
             others.start()
-            times = timing.measure(contenders, sweep, self.rounds, self.seconds, tick)
+            times = timing.measure(contenders, self.rounds, self.seconds, tick)
             best = min(best, (times, others.cores()), key=lambda b: b[1])
             if best[1] < timing.BUSY or not self.patience:
                 break
@@ -106,6 +112,7 @@ class Run:
         self, cell: Cell, c: contender.Contender, threads: int, cache: str, error: float, result: dict
     ) -> record.Record:
         ceilings, key = self.ceilings[threads], cell.key
+        copies = 1 + len(c.others) if cache == "cold" else 1
         named = {(op, case.dtype, case.value): case for op, case in cell.ours}
         case = named.get((c.name, c.dtype, c.value), key)
         return {
@@ -113,7 +120,7 @@ class Run:
             "dtype": NAMES[c.dtype], "value": NAMES[c.value],
             "case": case.name, "op": c.name if c.kind == "ours" else None,
             "m": key.m, "n": key.n, "k": key.k, "sparsity": round(1 - key.density, 6), "pattern": key.pattern,
-            "cache": cache, "threads": threads, "used_threads": c.threads or threads,
+            "cache": cache, "copies": copies, "threads": threads, "used_threads": c.threads or threads,
             **result, "error": error if math.isfinite(error) else 1e9,
             "bytes": c.nbytes, "flops": c.flops, "limit_us": ceilings.limit_us(c.nbytes, c.flops, cache),
             "read_gb_s": ceilings.read(None if cache == "cold" else c.nbytes) / 1e9,

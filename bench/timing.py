@@ -3,7 +3,8 @@
 
 Round by round every contender has a turn:
   warm   an untimed call, then timed ones
-  cold   each call after a read of twice the last cache, by torch's threads on every core
+  cold   the same, but each call meets another of so many copies of W that the last cache has long lost
+         it: as in a model whose layers follow one another, code, x and y stay near and W comes from memory
 Torch's threads stay awake for some milliseconds after a call. A contender with threads of its own waits
 until they sleep, and after its turn until its own do: nobody pays for another's spinning.
 A sample during which the kernel took the CPU from one of our threads is taken again, a few times.
@@ -18,15 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
-from . import machine
-
-# Seconds for which the threads of Intel's OpenMP spin (KMP_BLOCKTIME, set when it is loaded): longer
-# than a sweep, so they are awake for a timed call, as torch's are.
+# Seconds for which the threads of Intel's OpenMP spin (KMP_BLOCKTIME, set when it is loaded): they are
+# awake for a timed call, as torch's are.
 FOREIGN_POOL_S = 0.06
 TORCH_POOL_S = 0.02
-FOREIGN_TURN = 5  # samples a turn of a contender with its own threads
+TURN = 5  # samples
 BUSY = 0.1  # cores; more than that taken by other processes and a cell's times are in doubt
 
 
@@ -94,19 +91,6 @@ def sample(call: Callable[[], object]) -> tuple[float, bool]:
     return (end - start) / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != before
 
 
-class Sweep:
-    """Evicts everything from every core's caches by reading twice the last one's size."""
-
-    def __init__(self) -> None:
-        self.memory = torch.ones(2 * machine.last_cache_bytes() // 4)
-
-    def __call__(self) -> None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(machine.cores())
-        self.memory.sum()
-        torch.set_num_threads(threads)
-
-
 @dataclass
 class Times:
     clean: list[float] = field(default_factory=list)
@@ -129,17 +113,12 @@ class Times:
         }
 
 
-def _turn(c: Timed, samples: int, sweep: Sweep | None, times: Times) -> None:
+def _turn(c: Timed, samples: int, times: Times) -> None:
     if c.own_threads:
         time.sleep(TORCH_POOL_S)
-    if c.own_threads or not sweep:
-        c.call()
+    c.call()
     for _ in range(samples):
         for _ in range(3):
-            if sweep:
-                sweep()
-                if c.own_threads:
-                    time.sleep(TORCH_POOL_S)
             seconds, disturbed = c.sample()
             times.add(seconds, disturbed)
             if not disturbed:
@@ -149,21 +128,21 @@ def _turn(c: Timed, samples: int, sweep: Sweep | None, times: Times) -> None:
 
 
 def measure(
-    contenders: Sequence[Timed], sweep: Sweep | None, rounds: int, seconds: float, tick: Callable[[], None]
+    contenders: Sequence[Timed], rounds: int, seconds: float, tick: Callable[[], None]
 ) -> list[Times]:
     """`rounds` samples of each contender, fewer (at least 3, or 1 above a second) of one that would
     take more than `seconds` for them."""
     counts = []
     for c in contenders:
         c.call()
-        estimate = c.sample()[0] + (0.01 if sweep else 0)
+        estimate = c.sample()[0]
         counts.append(max(1 if estimate > 1 else 3, min(rounds, int(seconds / estimate))))
     times = [Times() for _ in contenders]
     for r in range(rounds):
         for c, count, t in zip(contenders, counts, times, strict=True):
-            turns = -(-count // FOREIGN_TURN) if c.own_threads else count
-            turn = (r + 1) * turns // rounds
-            if turn > r * turns // rounds:
-                _turn(c, turn * count // turns - (turn - 1) * count // turns, sweep, t)
+            turns = -(-count // TURN)
+            before, after = ((i * turns + rounds // 2) // rounds for i in (r, r + 1))
+            if after > before:
+                _turn(c, after * count // turns - before * count // turns, t)
         tick()
     return times

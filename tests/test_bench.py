@@ -118,7 +118,7 @@ def test_a_wrong_result_is_seen_and_not_timed(monkeypatch, capsys, tmp_path):
     assert checker.error(right, right.settle().fill_(float("nan"))) == float("inf")
 
     honest = contender.ours
-    monkeypatch.setattr(contender, "ours", lambda *a: lying(honest(*a)))
+    monkeypatch.setattr(contender, "ours", lambda *a, **k: lying(honest(*a, **k)))
     assert main([*SMALL, "--ops", "spmm_csr", "--peers", "none", "--out", str(tmp_path / "wrong.jsonl")]) == 1
     assert "WRONG" in capsys.readouterr().out
     ours = [r for r in record.load(tmp_path / "wrong.jsonl") if r["kind"] == "ours"]
@@ -152,7 +152,7 @@ def test_each_contender_has_its_samples_and_turns_alternate():
             return self.seconds, False
 
     fakes = [Fake("fast", 1e-3), Fake("slow", 0.5), Fake("foreign", 1e-3, own_threads=True)]
-    times = timing.measure(fakes, None, 10, 1.0, lambda: None)
+    times = timing.measure(fakes, 10, 1.0, lambda: None)
     assert [len(t.clean) for t in times] == [10, 3, 10]
     fast = [i for i, name in enumerate(order[3:]) if name == "fast"]
     slow = [i for i, name in enumerate(order[3:]) if name == "slow"]
