@@ -170,8 +170,9 @@ inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scrat
   const BitmapView& w = a.weight;
   const int64_t words = bitmap_words(w.k), stage_bytes = row_span(w) * dtype_bytes(w.value);
   const int64_t block = words * M * 64 > 2 * kBlockFloats ? kBlockFloats / (64 * M) : words;
-  const int64_t ahead = block < words ? kChunk : R;  // rows
-  const int64_t next_values = ahead * (w.n > 0 ? w.nnz / w.n : 0) * dtype_bytes(w.value);
+  const int64_t row_bytes = (w.n > 0 ? w.nnz / w.n : 0) * dtype_bytes(w.value) + 8 * words;
+  const int64_t far = kAhead / row_bytes + 1, usual = block < words ? kChunk : R, ahead = far > usual ? far : usual;
+  const int64_t next_bits = ahead * 8 * words, next_values = ahead * row_bytes - next_bits;
   for (int64_t row = begin; row < end; row += kChunk) {
     const int64_t count = end - row < kChunk ? end - row : kChunk, padded = (count + R - 1) / R * R;
     const uint8_t* bits[kChunk];
@@ -192,7 +193,7 @@ inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scrat
         for (int64_t r = 0; r < padded; r += R) {
           const uint8_t* here[R];
           for (int j = 0; j < R; ++j) here[j] = bits[r + j] + 8 * word;
-          expand_rows<E, R, M>(here, at + r, x + word * M * 64, some, next_values, ahead * 8 * words,
+          expand_rows<E, R, M>(here, at + r, x + word * M * 64, some, next_values, next_bits,
                                acc + r * M * Wide::width);
         }
       }
