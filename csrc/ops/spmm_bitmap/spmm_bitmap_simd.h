@@ -171,7 +171,8 @@ inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scrat
   const int64_t words = bitmap_words(w.k), stage_bytes = row_span(w) * dtype_bytes(w.value);
   const int64_t block = words * M * 64 > 2 * kBlockFloats ? kBlockFloats / (64 * M) : words;
   const int64_t row_bytes = (w.n > 0 ? w.nnz / w.n : 0) * dtype_bytes(w.value) + 8 * words;
-  const int64_t far = kAhead / row_bytes + 1, usual = block < words ? kChunk : R, ahead = far > usual ? far : usual;
+  const int64_t far = kAhead / (row_bytes + 1) + 1, usual = block < words ? kChunk : R,
+                ahead = far > usual ? far : usual;
   const int64_t next_bits = ahead * 8 * words, next_values = ahead * row_bytes - next_bits;
   for (int64_t row = begin; row < end; row += kChunk) {
     const int64_t count = end - row < kChunk ? end - row : kChunk, padded = (count + R - 1) / R * R;
