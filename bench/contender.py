@@ -154,6 +154,15 @@ def ours(weight: Weight | Copy, op: str, case: Case) -> Contender:
     )  # fmt: skip
 
 
+def in_cache(op: str, case: Case, nbytes: int, threads: int) -> tuple[Contender, float]:
+    """The same call with as many rows of W as half of the cores' own caches hold, and what to multiply its
+    time by: what instructions take, W's bytes aside."""
+    held = threads * machine.own_cache_bytes() // 2
+    rows = min(case.n, max(16, held * case.n // max(1, nbytes) // 16 * 16))
+    few = replace(case, n=rows)
+    return ours(Weight(replace(few, m=1, dtype=f32, value=f32)), op, few), case.n / rows
+
+
 def dense(weight: Weight | Copy, case: Case, dtype: torch.dtype) -> Contender:
     w, x, bias = weight.dense(dtype), _x(case).to(dtype), case.bias_or_none()
     bias = None if bias is None else bias.to(dtype)

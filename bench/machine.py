@@ -70,13 +70,24 @@ def cores() -> int:
 
 
 @cache
+def cache_sizes() -> dict[int, int]:
+    """Bytes of a core's data caches by level; empty where the system doesn't say."""
+    sizes = {}
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        text = (folder / "size").read_text().strip()
+        if (folder / "type").read_text().strip() != "Instruction":
+            sizes[int((folder / "level").read_text())] = int(text[:-1]) << {"K": 10, "M": 20}.get(text[-1], 0)
+    return sizes
+
+
 def last_cache_bytes() -> int:
     """Bytes of the largest cache, 64 MiB where the system doesn't say."""
-    sizes = [64 << 20]
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        sizes.append(int(text[:-1]) << {"K": 10, "M": 20}.get(text[-1], 0))
-    return max(sizes[1:], default=sizes[0])
+    return max(cache_sizes().values(), default=64 << 20)
+
+
+def own_cache_bytes() -> int:
+    """Bytes of the second cache, 512 KiB where the system doesn't say."""
+    return cache_sizes().get(2, 512 << 10)
 
 
 def versions() -> dict[str, str]:

