@@ -12,13 +12,18 @@ template <class Offset>
 int64_t piece_begin(int64_t n, int64_t piece, int64_t pieces, int64_t row_cost, int64_t align, const Offset& offset) {
   if (piece <= 0) return 0;
   if (piece >= pieces) return n;
-  const double total = static_cast<double>(offset(n)) + static_cast<double>(n) * static_cast<double>(row_cost);
-  const double target = total * static_cast<double>(piece) / static_cast<double>(pieces);
-  int64_t lo = 0, hi = n;
+  const auto work = [&](int64_t row) {
+    return static_cast<double>(offset(row)) + static_cast<double>(row) * static_cast<double>(row_cost);
+  };
+  const double total = work(n), share = total / static_cast<double>(pieces),
+               target = share * static_cast<double>(piece);
+  // Like rows, as of a pruned weight: an even cut serves, and a search would wait for memory at every probe.
+  int64_t lo = n / pieces * piece + n % pieces * piece / pieces, hi = lo;
+  const double off = work(lo) - target;
+  if (off > share / 8 || off < -share / 8) lo = 0, hi = n;
   while (lo < hi) {
     const int64_t mid = lo + (hi - lo) / 2;
-    const double before = static_cast<double>(offset(mid)) + static_cast<double>(mid) * static_cast<double>(row_cost);
-    if (before < target) lo = mid + 1;
+    if (work(mid) < target) lo = mid + 1;
     else hi = mid;
   }
   const int64_t aligned = (lo + align / 2) / align * align;
