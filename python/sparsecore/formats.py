@@ -22,7 +22,10 @@ def _require(condition: bool, message: str) -> None:
 
 def _either(op: ModuleType, where: Tensor) -> Callable[..., Any]:
     """The op on a device that it has kernels for, else its equation in torch's operations."""
-    return getattr(op, op.__name__.rpartition(".")[2] if where.device.type == "cpu" else "reference")
+    name = op.__name__.rpartition(".")[2]
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(where.device.type)
+    has = key and torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsecore::{name}", key)
+    return getattr(op, name if has else "reference")
 
 
 def _dense_2d(w: Tensor, dtype: torch.dtype | None, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
