@@ -65,6 +65,7 @@ std::string deadlock(const Block& b) {
 
 void run_block(Block& b) {
   b.waiting = b.finished = 0;
+  b.arrived.assign((b.count + 31) / 32, 0);
   b.time = 1;
   b.last_barrier = 0;
   b.clock_at_barrier.assign(b.count, 0);
@@ -186,21 +187,24 @@ void collective(const char* name, unsigned mask, void* payload, Combine combine,
   t.where = where;
   t.mask = mask;
   t.payload = payload;
-  Lanes lanes{mask, {}};
-  bool all = true;
-  for (unsigned l = 0; l < 32; ++l) {
-    if (!(mask >> l & 1) || l == lane) continue;
-    if (first + l >= b.count) fault(std::string(name) + ": the mask names lanes that the block does not have");
-    const Thread& other = *b.threads[first + l];
-    const bool here = other.state == State::at_collective && std::strcmp(other.name, name) == 0;
-    if (here && other.mask != mask && (other.mask >> lane & 1))
-      fault(std::string(name) + " (" + at(where) + "): lane " + std::to_string(l) + " brings another mask");
-    if (here && other.mask == mask) lanes.payload[l] = other.payload;
-    else all = false;
+  unsigned& arrived = b.arrived[t.id / 32];
+  arrived |= 1u << lane;
+  if ((arrived & mask) != mask) {
+    if (first + 32 > b.count && mask >> (b.count - first) != 0)
+      fault(std::string(name) + ": the mask names lanes that the block does not have");
+    return wait(State::at_collective);
   }
-  if (!all) return wait(State::at_collective);
-  lanes.payload[lane] = payload;
+  Lanes lanes{mask, {}};
+  for (unsigned l = 0; l < 32; ++l) {
+    if (!(mask >> l & 1)) continue;
+    const Thread& other = *b.threads[first + l];
+    if (other.name != name && std::strcmp(other.name, name) != 0) return wait(State::at_collective);
+    if (other.mask != mask)
+      fault(std::string(name) + " (" + at(where) + "): lane " + std::to_string(l) + " brings another mask");
+    lanes.payload[l] = other.payload;
+  }
   combine(lanes);
+  arrived &= ~mask;
   for (unsigned l = 0; l < 32; ++l)
     if ((mask >> l & 1) && l != lane) wake(*b.threads[first + l]);
 }

@@ -45,6 +45,7 @@ struct Block {
   unsigned count = 0, waiting = 0, finished = 0;  // waiting: at a barrier, `first` of them first
   const Thread* first = nullptr;
   std::vector<unsigned> ready;
+  std::vector<unsigned> arrived;  // of each warp, the lanes at a collective
   void (*thread)(const void*);
   const void* arguments;
   Thread* running = nullptr;
