@@ -34,10 +34,10 @@ struct BitmapRow {
   // A row at or past n has no columns.
   SPARSECORE_DEVICE void open(const BitmapView& w, int64_t row) {
     const bool inside = row < w.n;
-    begin = inside ? w.row_offsets[row] : 0;
-    const int64_t end = inside ? w.row_offsets[row + 1] : 0;
-    const bool good = begin >= 0 && begin <= end && end <= w.nnz && end - begin <= w.k;
-    length = good ? static_cast<int>(end - begin) : -1;
+    const int64_t first = inside ? w.row_offsets[row] : 0, end = inside ? w.row_offsets[row + 1] : 0;
+    const bool good = first >= 0 && first <= end && end <= w.nnz && end - first <= w.k;
+    begin = good ? first : 0;
+    length = good ? static_cast<int>(end - first) : -1;
     words = reinterpret_cast<const uint32_t*>(w.bitmask) + row * 2 * bitmap_words(w.k);
     words_left = good && inside ? 2 * bitmap_words(w.k) : 0;
     columns_left = w.k;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Small kernels that are right, and others each wrong in one way that hardware may let pass.
+//
+// sass async_copies: LDGSTS.E.BYPASS.128 LDGDEPBAR DEPBAR
+// sass collectives: ATOMS ATOMS.CAS MATCH.ANY VOTE SHFL
 #include "cuda/atomic.h"
 #include "cuda/block.h"
 #include "cuda/copy.h"

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products by every mma instruction of csrc/cuda/mma.h, through its layouts. Runs on the emulated grid in every test
 // run and on the GPU by `make device`, which compares the two.
+//
+// sass products_kernel: some HMMA.16816.F32.BF16 HMMA.16816.F32 HMMA.SP.16832.F32.BF16 HMMA.SP.16832.F32 IMMA.16832.S8.S8
+// sass products_kernel: some IMMA.SP.16864.S8.S8 LDSM.16.M88.4 LDSM.16.MT88.4; no LDL STL
 #include "cuda/mma.h"
 #include "self_tests.h"
 

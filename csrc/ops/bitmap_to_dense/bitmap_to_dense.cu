@@ -5,6 +5,7 @@
 // anything of it is written. Bound by the writes. Not yet measured on a device.
 //
 // sass bitmap_to_dense_kernel: POPC SHFL LDG STG; no LDL STL
+// sass bitmap_to_dense_kernel: some STG.64 STG.128
 #include "ops/bitmap_to_dense/bitmap_to_dense.h"
 
 #include "cuda/bitmap.h"

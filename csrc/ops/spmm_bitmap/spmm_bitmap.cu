@@ -6,7 +6,7 @@
 // a dense product would be faster. A row's sum has one order: its bits depend on neither grid nor device.
 // Not yet measured on a device: R and M are choices, not findings.
 //
-// sass spmm_bitmap_kernel: POPC SHFL LDG LDS FFMA BAR; no LDL STL
+// sass spmm_bitmap_kernel: POPC SHFL LDG LDS.128 FFMA BAR.SYNC; no LDL STL
 #include "ops/spmm_bitmap/spmm_bitmap.h"
 
 #include "cuda/bitmap.h"
@@ -25,7 +25,7 @@ constexpr int kGridRows = 65535;  // most blocks along y
 
 // V: float, Bf16, F16, int8_t.
 template <class V, int M, int R>
-__global__ void __launch_bounds__(kThreads) spmm_bitmap_kernel(Linear d, BitmapView w) {
+__global__ void __launch_bounds__(kThreads, 2) spmm_bitmap_kernel(Linear d, BitmapView w) {
   float* const x = dynamic_shared<float>();  // [M][kTileColumns], 0 beyond m and k
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + warp_index()) * R;
   const V* const values = static_cast<const V*>(w.values);
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) spmm_bitmap_kernel(Linear d, BitmapV
         const float sum = warp_sum(sums[r][i]);
         if (lane_index() == r * M + i) mine = sum;
       }
-      if (lane_index() / M == r) good = rows[r].good();
+      good &= rows[r].good() | (lane_index() / M != r);
     }
     const int64_t row = first + lane_index() / M, i = top + lane_index() % M;
     if (lane_index() < R * M && row < d.n && i < d.m) {
