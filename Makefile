@@ -36,6 +36,7 @@ lint: setup ## style, types
 format: setup ## lay out Python and C++ as lint wants it
 	@$(PYTHON) tools/setup.py lint
 	@ruff check -q --fix-only && ruff format -q && clang-format -i $(CXX_FILES)
+	@$(PY) python/sparsecore/ledger.py readme .
 
 sanitize: setup ## random and hostile calls of every kernel under ASan and UBSan, ARM's emulated (FUZZ=<calls>)
 	@echo '== sanitize'
@@ -63,6 +64,7 @@ clean: ## everything that was built; .venv stays
 setup:
 	@$(PYTHON) tools/setup.py test
 	@$(PYTHON) tools/setup.py --try test-all
+	@$(PYTHON) tools/setup.py --try sass
 	@mkdir -p build
 
 build: setup ## compile, and install for development into .venv

@@ -6,6 +6,7 @@ where and when that very text last passed: only a run on a device writes it (`ma
 cuda_kernels.json beside the package, holds the hashes of what was built.
 
 python ledger.py manifest CSRC OUT        writes the manifest of the kernel files in CSRC
+python ledger.py readme ROOT              brings the last column of the op table in ROOT/README.md up to date
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+LEDGER = "bench/results/ledger.json"  # of a checkout
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
@@ -78,11 +80,33 @@ def status(name: str, built: str, ledger: Mapping[str, Proof]) -> str:
     return "unproven since its last change" if proof else "unproven: it has not run on a device yet"
 
 
+def statuses(root: Path) -> dict[str, str]:
+    """Op to the status of its CUDA kernels, of the sources as they lie in a checkout."""
+    ledger = read(root / LEDGER)
+    built = manifest(root / "csrc")
+    return {Path(name).stem: status(name, hash_, ledger) for name, hash_ in built.items()}
+
+
+def op_table(text: str, status_of: Mapping[str, str]) -> str:
+    """README's text with the last cell of each op's row set: its CUDA kernels' status, or a dash."""
+
+    def row(found: re.Match[str]) -> str:
+        ops = re.findall(r"`(\w+)`", found["ops"])
+        return f"{found[0][: found.start('last') - found.start()]} {status_of.get(ops[0], '-')} |"
+
+    return re.sub(r"^\| (?P<ops>`\w+`[^|]*)\|.*\|(?P<last>[^|\n]*)\|$", row, text, flags=re.MULTILINE)
+
+
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 3 or arguments[0] != "manifest":
-        print(__doc__, file=sys.stderr)
-        return 2
-    Path(arguments[2]).write_text(json.dumps(manifest(Path(arguments[1])), indent=1) + "\n")
+    match arguments:
+        case ["manifest", csrc, out]:
+            Path(out).write_text(json.dumps(manifest(Path(csrc)), indent=1) + "\n")
+        case ["readme", root]:
+            readme = Path(root, "README.md")
+            readme.write_text(op_table(readme.read_text(), statuses(Path(root))))
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
     return 0
 
 
