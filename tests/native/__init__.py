@@ -9,6 +9,7 @@ under qemu-aarch64-static for those of ARM, and on an emulated grid (tests/emula
 on the GPU when SPARSECORE_CUDA_ON=hardware. The runners are built when first wanted, into build/.
 """
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -97,6 +98,13 @@ class Runner:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe)
 
+    def stop(self) -> None:
+        """Ends the process; what watches it (compute-sanitizer) has then written its report."""
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.wait()
+            self.process = None
+
     def send(self, *data: bytes | memoryview) -> None:
         self.start()
         with contextlib.suppress(BrokenPipeError):
@@ -119,7 +127,9 @@ class Runner:
 
 @cache
 def runner(kind: str) -> Runner:
-    return Runner(kind)
+    made = Runner(kind)
+    atexit.register(made.stop)
+    return made
 
 
 def emulation_missing() -> str:
