@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CUDA kernels against dense torch on this GPU: python -m sparsecore.bench.cuda [--quick] [--out FILE]
 
-Each answer is checked before it is timed. A time is the median of replays of a CUDA graph that holds several calls on
-copies of the weight that together exceed the L2 cache, as a model's layers do; so W comes from memory. `fraction` is
-of the time that the bytes of W alone would take at the copy rate measured here.
+Each answer is checked before it is timed. A time is the median of replays of a CUDA graph that holds several
+calls on copies of the weight that together exceed the L2 cache, as a model's layers do; W comes from memory.
+`fraction`: of the time that the bytes of W alone would take at the copy rate measured here.
 """
 
 import argparse
@@ -19,6 +19,10 @@ SHAPES = ((1536, 576), (4096, 4096), (11008, 4096))
 ZEROS = (0.5, 0.7, 0.9)
 ROWS = (1, 4, 16, 32)
 REPLAYS = 15
+LINE = (
+    "{n:6} x {k:5}  {zeros:.0%} zeros  m = {m:2}  {value:8}  {us:8.1f} us  dense bfloat16 {dense_us:8.1f} us"
+    "  {speedup:5.2f}x  {fraction:.0%} of the copy rate"
+)
 
 
 def seconds(calls: list[Callable[[], object]]) -> float:
@@ -88,9 +92,7 @@ def run(quick: bool) -> list[dict]:
                 for value in (torch.bfloat16, torch.int8):
                     row = measure(n, k, zeros, m, value, rate)
                     rows.append(row)
-                    print("{n:6} x {k:5}  {zeros:.0%} zeros  m = {m:2}  {value:8}  {us:8.1f} us  dense bfloat16 "
-                          "{dense_us:8.1f} us  {speedup:5.2f}x  {fraction:.0%} of the copy rate".format(**row),
-                          flush=True)  # fmt: skip
+                    print(LINE.format(**row), flush=True)
     return rows
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels as torch calls them, on a GPU: every case, streams, graphs, gradients, compile, wrong arguments.
+"""CUDA kernels as torch calls them, on a GPU: every case, streams, graphs, gradients, wrong arguments.
 
-Without a GPU nothing here runs, and says so; tests/test_cuda_kernels.py then has the same cases on the emulated grid.
+Without a GPU nothing here runs, and says so; tests/test_cuda_kernels.py has the cases on the emulated grid.
 """
 
 from dataclasses import replace

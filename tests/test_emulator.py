@@ -137,6 +137,27 @@ def test_every_pattern_of_a_sparse_product_in_every_place(dtype, selector):
             assert agree(multiply(a[::50], b[::50], c[::50], kept[::50], selector, loads), exact[::50])
 
 
+@pytest.mark.skipif(not on_hardware, reason="not proven: emulated products against a GPU's: no GPU is asked")
+@pytest.mark.parametrize("dtype", INPUTS, ids=str)
+def test_products_of_any_numbers_are_those_of_hardware(dtype):
+    """Not bit for bit: hardware adds in an order and a precision of its own."""
+    g, half = torch.Generator().manual_seed(8), INPUTS[dtype]
+    kept = torch.tensor(PATTERNS, dtype=torch.uint8)[torch.randint(0, 6, (64, 16, half // 2), generator=g)]
+    a, b, c = (torch.randn(64, *shape, generator=g) for shape in ((16, half), (2 * half, 8), (16, 8)))
+    whole = dtype is torch.int8
+    a, b = ((50 * t).to(dtype) if whole else t.to(dtype) for t in (a, b))
+    c = (100 * c).int() if whole else c
+    for more in ((), (kept, 0)):
+        right = b[:, : half if not more else 2 * half].contiguous()
+        there = multiply(a, right, c, *more)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SPARSECORE_CUDA_ON", "emulated")
+            here = multiply(a, right, c, *more)
+        left = expand(a, kept) if more else a.double()
+        size = left.abs() @ right.double().abs() + c.double().abs()
+        assert ((there.double() - here.double()).abs() <= (0 if whole else 2.0**-20) * size).all()
+
+
 @pytest.mark.skipif(on_hardware, reason="undefined there")
 def test_metadata_that_does_not_rise_is_an_error():
     a, b, c = small((1, 16, 16), torch.float16, 1), small((1, 32, 8), torch.float16, 2), torch.zeros(1, 16, 8)
