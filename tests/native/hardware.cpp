@@ -52,7 +52,8 @@ void on_device(const Call& call, const std::function<const char*(const Call&, vo
     }
     std::string now(static_cast<size_t>(a.bytes()), '\0');
     memory[i].read(now.data());
-    if (std::memcmp(now.data(), a.data, now.size()) != 0) throw std::runtime_error("writes to " + a.name + ", an input");
+    if (std::memcmp(now.data(), a.data, now.size()) != 0)
+      throw std::runtime_error("writes to " + a.name + ", an input");
   }
 }
 
