@@ -3,6 +3,7 @@
 SPARSECORE_CUDA_ON=hardware. Whether hardware has ever proven a kernel is the ledger's to say."""
 
 import os
+import sysconfig
 from itertools import pairwise
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def test_the_order_of_threads_does_not_change_the_answer(op):
         inputs = cases.of(op).inputs(cases.Case(m, 40, 1500, 0.3))
         answers = [run(variant_of(op), op, inputs, seed=seed)[0] for seed in range(5)]
         assert all(torch.equal(a, b) for a, b in pairwise(answers))
+
+
+@pytest.mark.parametrize("op", WEIGHTS)
+def test_the_module_gives_the_runner_s_bits(op):
+    pytest.importorskip(
+        "nanobind", reason="not proven: the NumPy module runs CUDA kernels as the runner does"
+    )
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        pytest.skip("not proven: the NumPy module runs CUDA kernels: no Python.h (python3-dev)")
+    inputs = cases.of(op).inputs(cases.Case(5, 33, 1100, 0.4))
+    by_module, _ = run(f"{op}_cuda", op, inputs, call=native.call_here, seed=3)
+    assert torch.equal(by_module, run(variant_of(op), op, inputs)[0])
 
 
 @pytest.mark.parametrize("op", WEIGHTS)
