@@ -180,6 +180,10 @@ def test_a_bitmap_on_the_gpu(dtype):
     w = CASE.dense().repeat(7, 9)
     bitmap = Bitmap.from_dense(w, dtype=dtype)
     moved = bitmap.to("cuda")
+    moved.check()
+    broken = replace(moved, row_offsets=moved.row_offsets + 1)
+    with pytest.raises(ValueError, match="row_offsets: "):
+        broken.check()
     assert torch.equal(moved.to_dense().cpu(), bitmap.to_dense())
     x = torch.randn(5, w.shape[1], dtype=torch.bfloat16)
     torch.testing.assert_close(sparsecore.linear(x.cuda(), moved).cpu(), sparsecore.linear(x, bitmap))

@@ -135,8 +135,9 @@ def _check_shape(shape: Any) -> tuple[int, int]:
 
 
 def _raise_value_error(op: Any, *args: Any) -> None:
+    """Calls a check, whose kernels are the CPU's, on arrays of any device."""
     try:
-        op(*args)
+        op(*(a.cpu() if isinstance(a, Tensor) else a for a in args))
     except RuntimeError as error:
         raise ValueError(str(error).split("\n")[0]) from None
 
