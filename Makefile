@@ -3,11 +3,11 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
-CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 FUZZ ?= 2000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup build demo test pytest lint format sanitize bench bench-quick wheel wheel-check new-op clean
+.PHONY: help setup build demo test pytest lint format sanitize bench bench-quick device wheel wheel-check new-op clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -36,17 +36,22 @@ lint: setup ## style, types
 format: setup ## lay out Python and C++ as lint wants it
 	@$(PYTHON) tools/setup.py lint
 	@ruff check -q --fix-only && ruff format -q && clang-format -i $(CXX_FILES)
+	@$(PY) python/sparsecore/ledger.py readme .
 
 sanitize: setup ## random and hostile calls of every kernel under ASan and UBSan, ARM's emulated (FUZZ=<calls>)
 	@echo '== sanitize'
 	@$(PY) tests/native/sanitize.py $(FUZZ)
+
+device: ## on a CUDA machine, offline: every CUDA kernel on the GPU, sanitizers, bench; writes the ledger
+	@echo '== device'
+	@$(PYTHON) tools/device.py $(ARGS)
 
 wheel: setup ## one wheel for every Python, in dist/
 	@echo '== wheel'
 	@$(PYTHON) tools/setup.py wheel
 	@rm -rf dist build/unrepaired
 	@$(PIP) wheel --no-build-isolation --no-deps -w build/unrepaired .
-	@auditwheel repair --exclude libtorch_cpu.so -w dist build/unrepaired/*.whl >build/auditwheel.log 2>&1 || \
+	@auditwheel repair --exclude libtorch_cpu.so --exclude libtorch_cuda.so -w dist build/unrepaired/*.whl >build/auditwheel.log 2>&1 || \
 	  { cat build/auditwheel.log; exit 1; }
 	@ls dist/*.whl
 
@@ -63,6 +68,7 @@ clean: ## everything that was built; .venv stays
 setup:
 	@$(PYTHON) tools/setup.py test
 	@$(PYTHON) tools/setup.py --try test-all
+	@$(PYTHON) tools/setup.py --try sass
 	@mkdir -p build
 
 build: setup ## compile, and install for development into .venv

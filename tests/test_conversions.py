@@ -27,19 +27,15 @@ def usable(op: str) -> dict[str, str]:
     return {isa: kernel for o, kernel, isa, missing in testing.kernels() if o == op and not missing}
 
 
-def arrays(answer) -> tuple[torch.Tensor, ...]:
-    return (answer,) if isinstance(answer, torch.Tensor) else tuple(answer)
-
-
 @cache
 def expected(op: str, case: cases.Case) -> tuple[dict, tuple[torch.Tensor, ...]]:
     inputs = cases.of(op).inputs(case)
-    return inputs, arrays(cases.reference(op, inputs))
+    return inputs, verify.as_tuple(cases.reference(op, inputs))
 
 
 def difference(actual, exact: tuple[torch.Tensor, ...]) -> str:
     """'' when all bits are alike but those that say which NaN."""
-    for i, (a, e) in enumerate(zip(arrays(actual), exact, strict=True)):
+    for i, (a, e) in enumerate(zip(verify.as_tuple(actual), exact, strict=True)):
         if a.dtype is not e.dtype or a.shape != e.shape:
             return f"output {i}: {a.dtype} {list(a.shape)} instead of {e.dtype} {list(e.shape)}"
         integer = {4: torch.int32, 2: torch.int16}.get(
@@ -217,7 +213,7 @@ def test_the_fake_has_the_shape_and_dtype_of_the_result(op):
         inputs, exact = expected(op, replace(SMALL, value=value))
         with FakeTensorMode(shape_env=ShapeEnv()) as mode:
             like = {n: mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for n, t in inputs.items()}
-            fakes = arrays(cases.function(op)(**like))
+            fakes = verify.as_tuple(cases.function(op)(**like))
         for fake, real in zip(fakes, exact, strict=True):
             assert fake.dtype is real.dtype and fake.dim() == real.dim()
             assert all(not isinstance(f, int) or f == r for f, r in zip(fake.shape, real.shape, strict=True))

@@ -22,7 +22,7 @@ SUITES = [
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A copy that builds in seconds: scalar kernels alone, and no native adapter but the model's."""
+    """A copy that builds in seconds: scalar kernels alone, no CUDA, and no native adapter but the model's."""
     copy = tmp_path_factory.mktemp("tree") / "sparsecore"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "dist", "results", "__pycache__")
@@ -31,8 +31,11 @@ def tree(tmp_path_factory) -> Path:
         for kernel in op.glob(f"{op.name}_*.cpp"):
             if kernel.stem != f"{op.name}_scalar":
                 kernel.unlink()
-        if op.name != "spmm_csr":
-            (copy / "tests" / "native" / f"{op.name}.cpp").unlink()
+        for device in (*op.glob("*.cu"), *op.glob("op_cuda.cpp")):
+            device.unlink()
+        for adapter in (copy / "tests" / "native").glob(f"{op.name}*.cpp"):
+            if adapter.name != "spmm_csr.cpp":
+                adapter.unlink()
         table = op / "kernels.cpp"
         table.write_text(re.sub(r"^#if defined.*?^#endif\n", "", table.read_text(), flags=re.M | re.S))
     return copy
@@ -61,6 +64,7 @@ def test_a_new_op_builds_and_passes_the_generic_suites(tree, tmp_path):
     site = next((tmp_path / "lib").glob("python*/site-packages"))
     (site / "packages.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")))
     options = "--no-index --no-deps --ignore-installed --no-build-isolation -C cmake.build-type=Debug".split()
+    options += ["-C", "cmake.define.SPARSECORE_CUDA=OFF"]
     run(python, "-m", "pip", "install", *options, "-e", tree, cwd=tree)
     suites = [s for s in SUITES if (tree / s).exists()]
     slow = "avx or neon or module or the_reference_is_the_equation"

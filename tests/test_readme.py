@@ -4,6 +4,8 @@
 import re
 from pathlib import Path
 
+from sparsecore import ledger
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -21,3 +23,10 @@ def test_its_make_targets_exist():
     texts = README + (ROOT / "CONTRIBUTING.md").read_text()
     named = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)", texts, re.MULTILINE))
     assert {a or b for a, b in named} <= targets
+
+
+def test_its_op_table_says_what_hardware_has_proven():
+    assert ledger.op_table(README, ledger.statuses(ROOT)) == README, "run make format"
+    table = README[README.index("| op |") :]
+    for op, status in ledger.statuses(ROOT).items():
+        assert re.search(rf"^\| `{op}` \|.*\| {re.escape(status)} \|$", table, re.MULTILINE), op

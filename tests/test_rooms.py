@@ -21,10 +21,16 @@ ROOMS = {
     "core": (r"core/\w+\.(h|cpp)", [CXX_STD, '"core/.*"']),
     "simd": (r"cpu/simd/\w+\.h", [C_STD, "<immintrin.h>", "<arm_neon.h>", '"core/.*"', '"cpu/simd/.*"']),
     "cpu": (r"cpu/\w+\.(h|cpp)", [CXX_STD, '"core/.*"', '"cpu/.*"']),
+    "cuda": (r"cuda/\w+\.h", [C_STD, "<cuda_runtime.h>", "<utility>", '"core/.*"', '"cuda/.*"']),
     "contract": (r"ops/(?P<op>\w+)/(?P=op)\.h", [C_STD, '"core/.*"', '"cpu/.*"']),
     "kernel": (
         rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|simd\.h)",
         [C_STD, "<immintrin.h>", "<arm_neon.h>", '"core/.*"', '"cpu/.*"', '"ops/{op}/.*"'],
+    ),
+    ".cu": (r"ops/(?P<op>\w+)/(?P=op)(_sm\d+)?\.cu", [C_STD, '"core/.*"', '"cuda/.*"', '"ops/{op}/.*"']),
+    "op_cuda.cpp": (
+        r"ops/(?P<op>\w+)/op_cuda\.cpp",
+        [STABLE, CXX_STD, '"torch/.*"', '"core/.*"', '"ops/{op}/{op}.h"'],
     ),
     "kernels.cpp": (r"ops/(?P<op>\w+)/kernels\.cpp", ['"ops/{op}/{op}.h"', '"cpu/(isa|kernel_table).h"']),
     "op.cpp": (
@@ -90,7 +96,9 @@ SOURCES = [
     *below(".ci"),
 ]
 CODE = [
-    p for p in SOURCES if p.suffix in {".h", ".cpp", ".py", ".cmake", ".sh", ".toml"} or p.name == "Makefile"
+    p
+    for p in SOURCES
+    if p.suffix in {".h", ".cpp", ".cu", ".py", ".cmake", ".sh", ".toml"} or p.name == "Makefile"
 ]
 
 

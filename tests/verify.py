@@ -57,6 +57,10 @@ def expected(op: str, case: cases.Case) -> Expected:
     return Expected(inputs, y, bound, torch.where(stored >= LONG_ROW, statistical, bound), empty, constant)
 
 
+def as_tuple(answer) -> tuple[torch.Tensor, ...]:
+    return (answer,) if isinstance(answer, torch.Tensor) else tuple(answer)
+
+
 def isas(op: str) -> list[str]:
     """ISAs that op has kernel files for, of every processor."""
     return sorted(f.stem.removeprefix(f"{op}_") for f in (CSRC / op).glob(f"{op}_*.cpp"))

@@ -30,6 +30,13 @@ for m in (1, 5, 64):
         y = sparsecore.linear(x, form.from_dense(dense))
         assert (y - exact).abs().le(bound).all(), f"{form.__name__}, m={m}"
 
+cuda = [p for folder in sparsecore.__path__ for p in Path(folder).glob("lib/libsparsecore_cuda.so")]
+if torch.version.cuda and cuda:  # loads without a device, though nothing can run
+    torch.ops.load_library(cuda[0])
+    for name in doctor.cuda_kernels():
+        op = f"sparsecore::{Path(name).stem}"
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA"), f"{op} has no CUDA kernel"
+
 print(
     f"ok: Python {platform.python_version()}, torch {torch.__version__}, sparsecore {sparsecore.__version__}"
 )

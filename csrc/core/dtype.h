@@ -6,7 +6,11 @@
 
 // Functions that kernels call from headers. Forced inline, so that no ISA's object file holds a copy
 // that the linker could hand to another ISA.
+#if defined(__CUDACC__)
+#define SPARSECORE_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define SPARSECORE_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace sparsecore {
 

@@ -49,13 +49,28 @@ inline void check_dtype(const Tensor& t, ScalarType type, const char* name) {
                      torch::headeronly::toString(t.scalar_type()));
 }
 
-inline void check_cpu(const Tensor& t, const char* name) {
+// A library's bindings serve one kind of device: CUDA's where USE_CUDA is defined.
+#if defined(USE_CUDA)
+inline void check_device(const Tensor& t, const char* name) {
+  SPARSECORE_REQUIRE(t.is_cuda(), name, ": must be on a CUDA device like the other arguments");
+}
+inline int32_t device_type() { return aoti_torch_device_type_cuda(); }
+inline int32_t device_index() {
+  int32_t index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_device_index(&index));
+  return index;
+}
+#else
+inline void check_device(const Tensor& t, const char* name) {
   SPARSECORE_REQUIRE(t.is_cpu(), name, ": must be on the CPU like the other arguments");
 }
+inline int32_t device_type() { return aoti_torch_device_type_cpu(); }
+inline int32_t device_index() { return 0; }
+#endif
 
-// An array of a format: contiguous, on the CPU, of `dim` dimensions.
+// An array of a format: contiguous, of `dim` dimensions.
 inline void check_array(const Tensor& t, int64_t dim, const char* name) {
-  check_cpu(t, name);
+  check_device(t, name);
   SPARSECORE_REQUIRE(t.dim() == dim, name, ": must have ", dim, " dimension(s), not ", t.dim());
   SPARSECORE_REQUIRE(t.is_contiguous(), name, ": must be contiguous");
 }
@@ -81,7 +96,7 @@ struct DenseInput {
 };
 
 inline DenseInput dense_input(const Tensor& x) {
-  check_cpu(x, "x");
+  check_device(x, "x");
   SPARSECORE_REQUIRE(x.dim() >= 1, "x: must have at least one dimension, [..., in_features]");
   const int64_t dims = x.dim(), k = x.size(dims - 1);
   SPARSECORE_REQUIRE(k <= std::numeric_limits<int32_t>::max(), "x: in_features must be below 2^31, not ", k);
@@ -92,7 +107,7 @@ inline DenseInput dense_input(const Tensor& x) {
   return {torch::stable::contiguous(x), m, k, k};
 }
 
-// An uninitialised contiguous CPU tensor. The C shim, not ops.h: torch's dispatcher by name costs 2 us a
+// An uninitialised contiguous tensor on the CPU, or the current CUDA device. The C shim, not ops.h: torch's dispatcher by name costs 2 us a
 // tensor.
 inline Tensor empty(int32_t dtype, const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size());
@@ -102,8 +117,8 @@ inline Tensor empty(int32_t dtype, const std::vector<int64_t>& sizes) {
     stride *= std::max<int64_t>(sizes[i], 1);
   }
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &made));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), dtype, device_type(), device_index(), &made));
   return Tensor(made);
 }
 

@@ -8,7 +8,7 @@
 
 namespace sparsecore::binding {
 
-// bitmask and row_offsets alone; nnz is what the last offset says.
+// bitmask and row_offsets alone, without nnz.
 inline BitmapView bitmap_pattern(const Tensor& bitmask, const Tensor& row_offsets, int64_t k) {
   check_array(bitmask, 2, "bitmask");
   check_dtype(bitmask, ScalarType::Byte, "bitmask");
@@ -21,9 +21,14 @@ inline BitmapView bitmap_pattern(const Tensor& bitmask, const Tensor& row_offset
                      " bytes a row, not ", bitmask.size(1));
   SPARSECORE_REQUIRE(row_offsets.numel() == n + 1, "row_offsets: must have out_features + 1 = ", n + 1,
                      " elements, not ", row_offsets.numel());
-  const int64_t* offsets = static_cast<const int64_t*>(row_offsets.const_data_ptr());
-  return {n,       k,       offsets[n], static_cast<const uint8_t*>(bitmask.const_data_ptr()),
-          offsets, nullptr, nullptr,    Dtype::f32};
+  return {n,
+          k,
+          0,
+          static_cast<const uint8_t*>(bitmask.const_data_ptr()),
+          static_cast<const int64_t*>(row_offsets.const_data_ptr()),
+          nullptr,
+          nullptr,
+          Dtype::f32};
 }
 
 inline BitmapView bitmap_view(const Tensor& bitmask, const Tensor& row_offsets, const Tensor& values,

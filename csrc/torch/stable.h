@@ -10,6 +10,11 @@
 #include <sstream>
 #include <stdexcept>
 
+// Headers before torch 2.12 have it by another name.
+#if !defined(STABLE_TORCH_ERROR_CODE_CHECK)
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 // Throws the message alone: STD_TORCH_CHECK puts the path of the source file in front of it.
 #define SPARSECORE_REQUIRE(condition, ...)                               \
   do {                                                                   \

@@ -22,7 +22,25 @@ def _load() -> Path:
     raise ImportError(f"no lib/libsparsecore_cpu.so in {list(__path__)}: run `pip install .` in the checkout")
 
 
+def _load_cuda() -> str:
+    """Loads the CUDA kernels. Returns why not, or "". Asks the driver for devices without waking them."""
+    if not torch.version.cuda:
+        return "this torch is built without CUDA"
+    paths = [Path(folder, "lib", "libsparsecore_cuda.so") for folder in __path__]
+    path = next((p for p in paths if p.is_file()), None)
+    if path is None:
+        return "sparsecore was built without nvcc and has no CUDA kernels"
+    if torch.cuda.device_count() == 0:
+        return f"torch is built for CUDA {torch.version.cuda} and finds no device"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path} does not load: {error}"
+    return ""
+
+
 library = _load()
+cuda_missing = _load_cuda()
 
 if _forced := os.environ.get("SPARSECORE_ISA"):
     from . import doctor

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What sparsecore finds here: versions, ISA, devices, and the kernel each op uses and why."""
 
+import importlib.util
+import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -11,8 +13,8 @@ from typing import NamedTuple
 import torch
 
 import sparsecore
-from sparsecore import testing
-from sparsecore.built_with import COMPILER, TORCH_HEADERS
+from sparsecore import ledger, testing
+from sparsecore.built_with import COMPILER, NVCC, TORCH_HEADERS
 
 
 class Kernel(NamedTuple):
@@ -67,7 +69,26 @@ def _cuda() -> str:
     if not torch.cuda.is_available():
         return f"none (torch is built for CUDA {torch.version.cuda} and finds no device)"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{', '.join(names)}; sparsecore {sparsecore.__version__} has no kernels for it"
+    return ", ".join(names) + (f"; not used: {sparsecore.cuda_missing}" if sparsecore.cuda_missing else "")
+
+
+def cuda_kernels() -> dict[str, str]:
+    """Kernel file to whether hardware has proven it as it was built; none where nvcc was not."""
+    found = [p for folder in sparsecore.__path__ if (p := Path(folder, "cuda_kernels.json")).is_file()]
+    built = json.loads(found[0].read_text()) if found else {}
+    bench = importlib.util.find_spec("sparsecore.bench")
+    folders = list(bench.submodule_search_locations or []) if bench else []
+    proofs = ledger.read(Path(*folders[:1], "results", "ledger.json"))
+    return {name: ledger.status(name, digest, proofs) for name, digest in built.items()}
+
+
+def _cuda_lines() -> list[str]:
+    kernels = cuda_kernels()
+    if not kernels:
+        return ["CUDA kernels: none, sparsecore was built without nvcc"]
+    use = f"not loaded: {sparsecore.cuda_missing}" if sparsecore.cuda_missing else "loaded"
+    rows = [(Path(name).stem, status) for name, status in kernels.items()]
+    return [f"CUDA kernels, by nvcc {NVCC}: {use}", *_table(rows)]
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -108,5 +129,7 @@ def report() -> str:
             "",
             "Ops and their kernels",
             *_table(kernel_rows),
+            "",
+            *_cuda_lines(),
         ]
     )

@@ -22,7 +22,10 @@ def _require(condition: bool, message: str) -> None:
 
 def _either(op: ModuleType, where: Tensor) -> Callable[..., Any]:
     """The op on a device that it has kernels for, else its equation in torch's operations."""
-    return getattr(op, op.__name__.rpartition(".")[2] if where.device.type == "cpu" else "reference")
+    name = op.__name__.rpartition(".")[2]
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(where.device.type)
+    has = key and torch._C._dispatch_has_kernel_for_dispatch_key(f"sparsecore::{name}", key)
+    return getattr(op, name if has else "reference")
 
 
 def _dense_2d(w: Tensor, dtype: torch.dtype | None, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
@@ -132,8 +135,9 @@ def _check_shape(shape: Any) -> tuple[int, int]:
 
 
 def _raise_value_error(op: Any, *args: Any) -> None:
+    """Calls a check, whose kernels are the CPU's, on arrays of any device."""
     try:
-        op(*args)
+        op(*(a.cpu() if isinstance(a, Tensor) else a for a in args))
     except RuntimeError as error:
         raise ValueError(str(error).split("\n")[0]) from None
 

@@ -11,6 +11,7 @@ cases/<op>.py of a weight op, y = x @ W.T + bias, offers:
     native(inputs)     (arrays, integers) for native.call, without x, y, k and bias
     misfits(inputs)    (argument, inputs in which it alone is of a wrong dtype or shape), for the format's
     damage(inputs)     (name of the argument at fault, inputs that break one of the format's invariants)
+    broken_rows(inputs)  the rows that the damage shows in, where the op has a CUDA kernel
     flops(inputs), nbytes(inputs)       multiply-adds count two; bytes that must move at least once
 
 That of a conversion, whose answer is its reference's bit for bit, offers CASES and inputs(case), the latter

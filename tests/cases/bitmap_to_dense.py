@@ -40,3 +40,7 @@ def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
 def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
     for name, broken in spmm_bitmap.damage(as_weight(inputs)):
         yield name, {n: broken[n] for n in inputs if n != "k"} | {"k": inputs["k"]}
+
+
+def broken_rows(inputs: dict) -> set[int]:
+    return spmm_bitmap.broken_rows(as_weight(inputs))

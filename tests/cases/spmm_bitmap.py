@@ -2,6 +2,7 @@
 """Samples of spmm_bitmap."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -104,6 +105,18 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
     moved["bitmask"][long, k // 8] |= 1 << (k % 8)
     if k % 8 == 0 or byte != k // 8:
         yield name, moved
+
+
+def broken_rows(inputs: dict) -> set[int]:
+    """Rows that break an invariant of their own."""
+    mask, k, nnz = inputs["bitmask"].numpy(), inputs["x"].shape[-1], inputs["values"].numel()
+    bits = np.unpackbits(mask, axis=1, bitorder="little")
+    ends = inputs["row_offsets"].tolist()
+    return {
+        i
+        for i, (begin, end) in enumerate(pairwise(ends))
+        if not 0 <= begin <= end <= nnz or int(bits[i].sum()) != end - begin or bits[i, k:].any()
+    }
 
 
 def flops(inputs: dict) -> int:

@@ -5,14 +5,17 @@
         outcome = native.call(variant, {"x": x, ...}, {"y": y}, k=64)
 
 A call runs in a runner process (runner.cpp) behind guard pages: natively for the kernels of this CPU,
-and under qemu-aarch64-static for those of ARM. Both are built when first wanted, into build/.
+under qemu-aarch64-static for those of ARM, and on an emulated grid (tests/emulator) for those of CUDA, or
+on the GPU when SPARSECORE_CUDA_ON=hardware. The runners are built when first wanted, into build/.
 """
 
+import atexit
 import contextlib
 import fcntl
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +31,11 @@ AARCH64 = (
     "-DCMAKE_SYSTEM_NAME=Linux",
     "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
     "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+)
+HARDWARE = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DSPARSECORE_NATIVE_MODULE=OFF",
+    "-DSPARSECORE_NATIVE_DEVICE=ON",
 )
 ARM_PACKAGES = {"aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "qemu-aarch64-static": "qemu-user-static"}
 
@@ -76,6 +84,9 @@ class Runner:
         if kind == "aarch64":
             emulator = ["qemu-aarch64-static"]
             program = build("native-aarch64", "native_runner", "-DCMAKE_BUILD_TYPE=Release", *AARCH64)
+        elif kind == "hardware":
+            emulator = shlex.split(os.environ.get("SPARSECORE_CUDA_UNDER", ""))  # compute-sanitizer, say
+            program = build("native-device", "native_device", *HARDWARE)
         else:
             emulator = [] if kind == "here" else ["qemu-x86_64-static", "-cpu", kind]
             program = build("native", "native_runner", "-DCMAKE_BUILD_TYPE=Release")
@@ -86,6 +97,13 @@ class Runner:
         if self.process is None:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe)
+
+    def stop(self) -> None:
+        """Ends the process; what watches it (compute-sanitizer) has then written its report."""
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.wait()
+            self.process = None
 
     def send(self, *data: bytes | memoryview) -> None:
         self.start()
@@ -109,7 +127,9 @@ class Runner:
 
 @cache
 def runner(kind: str) -> Runner:
-    return Runner(kind)
+    made = Runner(kind)
+    atexit.register(made.stop)
+    return made
 
 
 def emulation_missing() -> str:
@@ -128,15 +148,22 @@ def _declared(op: str) -> list[tuple[str, str]]:
 
 @cache
 def variants(op: str) -> tuple[Variant, ...]:
-    """Every kernel variant of op, with why it can't run here."""
+    """Every CPU kernel variant of op, with why it can't run here."""
     kinds = ["here"] if emulation_missing() else ["here", "aarch64"]
     every = [
         Variant(*entry[:3], kind, entry[3].strip("-")) for kind in kinds for entry in runner(kind).list()
     ]
-    found = {v.name: v for v in reversed(every) if v.op == op}  # here before emulated
+    found = {v.name: v for v in reversed(every) if v.op == op and v.isa != "cuda"}  # here before emulated
     reason = emulation_missing() or "this processor does not have it, and it is not emulated"
     absent = [Variant(op, name, isa, "here", reason) for name, isa in _declared(op) if name not in found]
     return (*reversed(found.values()), *absent)
+
+
+def cuda_variants(op: str) -> tuple[Variant, ...]:
+    """The CUDA kernels of op, or of the emulator's own tests, where SPARSECORE_CUDA_ON says."""
+    kind = "hardware" if os.environ.get("SPARSECORE_CUDA_ON") == "hardware" else "here"
+    found = [entry for entry in runner(kind).list() if entry[0] == op and entry[2] == "cuda"]
+    return tuple(Variant(*entry[:3], kind, entry[3].strip("-")) for entry in found)
 
 
 def _bytes(t: torch.Tensor) -> memoryview:

@@ -7,13 +7,9 @@ namespace sparsecore::native {
 namespace {
 
 Outcome run(const bitmap_to_dense::Kernel& kernel, const Call& call) {
-  const Array &values = call.array("values"), &dense = call.array("dense");
-  BitmapView w = bitmap_pattern(call, values.size());
-  w.values = values.data;
-  w.value = values.dtype;
-  w.scales = static_cast<const float*>(call.data_or_null("scales"));
-  const bool scaled = w.value == Dtype::i8;
-  if (dense.size() != w.n * w.k || scaled != (w.scales != nullptr) || dense.dtype != (scaled ? Dtype::f32 : w.value))
+  const Array& dense = call.array("dense");
+  const BitmapView w = bitmap_weight(call);
+  if (dense.size() != w.n * w.k || dense.dtype != (w.value == Dtype::i8 ? Dtype::f32 : w.value))
     throw std::invalid_argument("values, scales and dense do not fit together");
   const bitmap_to_dense::Args args{w, dense.data};
   return run_rows(call, w.n, [&](int64_t begin, int64_t end) { return kernel.run(args, begin, end); });

@@ -59,6 +59,18 @@ inline BitmapView bitmap_pattern(const Call& call, int64_t nnz) {
   return {n, k, nnz, mask.as<uint8_t>(), offsets.as<int64_t>(), nullptr, nullptr, Dtype::f32};
 }
 
+// The same with values, scaled when they are int8.
+inline BitmapView bitmap_weight(const Call& call) {
+  const Array& values = call.array("values");
+  BitmapView w = bitmap_pattern(call, values.size());
+  w.values = values.data;
+  w.value = values.dtype;
+  w.scales = static_cast<const float*>(call.data_or_null("scales"));
+  if ((w.value == Dtype::i8) != (w.scales != nullptr))
+    throw std::invalid_argument("values and scales do not fit together");
+  return w;
+}
+
 // Registers every kernel of a table; run(kernel, call), sample(random).
 template <class Table, class Run, class MakeSample>
 bool register_conversion(const char* op, const Table& table, Run run, MakeSample sample) {

@@ -2,6 +2,7 @@
 // Kernel variants called by name with named arrays, past torch and the dispatcher.
 //
 //   <op>.cpp   adapter: maps a Call to the op's Args, runs plan, pack and run; registers its variants
+//   <op>_cuda.cpp   the same for its CUDA kernels: see on_device
 //   module.cpp, runner.cpp, fuzz.cpp   front ends, which know no op
 //
 // A new op adds its adapter and nothing else.
@@ -164,6 +165,10 @@ struct Sample {
   }
 };
 
+// run(call, stream) with the call's arrays where CUDA kernels see them: on the emulated grid, whose schedule is drawn
+// from the integer `seed` (0), or on the GPU. Throws std::runtime_error for what run returns or the device reports.
+void on_device(const Call& call, const std::function<const char*(const Call&, void* stream)>& run);
+
 using Random = std::mt19937_64;
 inline int64_t below(Random& random, int64_t bound) {
   return static_cast<int64_t>(random() % static_cast<uint64_t>(bound));
@@ -174,7 +179,9 @@ struct Variant {
   cpu::Isa isa;
   std::function<Outcome(const Call&)> run;
   std::function<Sample(Random&)> sample;  // a valid call of any shape, for fuzz.cpp
+  bool cuda = false;                      // isa says nothing then
 };
+inline const char* isa_name(const Variant& v) { return v.cuda ? "cuda" : cpu::isa_name(v.isa); }
 
 inline std::vector<Variant>& variants() {
   static std::vector<Variant> all;

@@ -22,7 +22,7 @@ std::vector<std::tuple<std::string, std::string, std::string, std::string>> list
   std::vector<std::tuple<std::string, std::string, std::string, std::string>> all;
   for (const Variant& v : variants()) {
     const char* missing = sparsecore::cpu::isa_missing(v.isa);
-    all.emplace_back(v.op, v.name, sparsecore::cpu::isa_name(v.isa), missing ? missing : "-");
+    all.emplace_back(v.op, v.name, isa_name(v), missing ? missing : "-");
   }
   return all;
 }

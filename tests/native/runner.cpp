@@ -27,8 +27,7 @@ int64_t number() { return std::stoll(word()); }
 void list() {
   for (const Variant& v : variants()) {
     const char* missing = sparsecore::cpu::isa_missing(v.isa);
-    std::cout << "variant " << v.op << ' ' << v.name << ' ' << sparsecore::cpu::isa_name(v.isa) << ' '
-              << (missing ? missing : "-") << '\n';
+    std::cout << "variant " << v.op << ' ' << v.name << ' ' << isa_name(v) << ' ' << (missing ? missing : "-") << '\n';
   }
   std::cout << "end\n" << std::flush;
 }

@@ -1,26 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/spmm_bitmap/spmm_bitmap.h"
 
+#include "conversion_op.h"
 #include "linear_op.h"
 
 namespace sparsecore::native {
 namespace {
-
-BitmapView view(const Call& call) {
-  const Array &mask = call.array("bitmask"), &offsets = call.array("row_offsets"), &values = call.array("values");
-  const int64_t n = offsets.size() - 1, k = call.integer("k");
-  if (n < 0 || mask.size() != n * 8 * bitmap_words(k) ||
-      (values.dtype == Dtype::i8) != (call.find("scales") != nullptr))
-    throw std::invalid_argument("bitmask, row_offsets, values and scales do not fit together");
-  return {n,
-          k,
-          values.size(),
-          mask.as<uint8_t>(),
-          offsets.as<int64_t>(),
-          values.data,
-          static_cast<const float*>(call.data_or_null("scales")),
-          values.dtype};
-}
 
 Sample sample(Random& random) {
   const int64_t n = sample_size(random, 80), k = sample_size(random, 300), keep = below(random, 101),
@@ -52,7 +37,7 @@ const bool registered = [] {
   for (const auto& kernel : spmm_bitmap::kernels())
     variants().push_back({"spmm_bitmap", kernel.name, kernel.isa,
                           [&kernel](const Call& call) {
-                            const BitmapView w = view(call);
+                            const BitmapView w = bitmap_weight(call);
                             const spmm_bitmap::Args args{linear(call, w.n), w, {}, nullptr};
                             return run_linear(kernel, args, call, [&w](int64_t row) { return w.row_offsets[row]; }, 64);
                           },

@@ -13,7 +13,7 @@ namespace {
 using namespace binding;
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> bitmap_from_dense(const Tensor& w, ScalarType dtype) {
-  check_cpu(w, "w");
+  check_device(w, "w");
   SPARSECORE_REQUIRE(w.dim() == 2, "w: must be [out_features, in_features], not of ", w.dim(), " dimension(s)");
   const std::optional<Dtype> to = as_dtype(dtype);
   SPARSECORE_REQUIRE(to == Dtype::f32 || to == Dtype::bf16 || to == Dtype::f16 || to == Dtype::i8,

@@ -12,6 +12,7 @@ using namespace binding;
 
 Tensor bitmap_to_csr(const Tensor& bitmask, const Tensor& row_offsets, int64_t k, bool int64) {
   Args args{bitmap_pattern(bitmask, row_offsets, k), nullptr, int64 ? Dtype::i64 : Dtype::i32};
+  args.pattern.nnz = args.pattern.row_offsets[args.pattern.n];
   const BitmapView& w = args.pattern;
   raise(bitmap_check_ends(w), w);
   // Before nnz becomes a size: n * k < 2^63, as the bitmask is in memory.

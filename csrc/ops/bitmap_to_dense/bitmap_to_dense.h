@@ -25,4 +25,9 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// On CUDA: the same on a stream (a cudaStream_t), whose device holds every array; bitmask is aligned to 4 bytes. A
+// row that breaks a Bitmap invariant comes out NaN, and nothing outside the arrays is read. Reads nothing on the
+// host, allocates nothing, may be captured. Null, or the error's text.
+const char* launch(const Args&, void* stream);
+
 }  // namespace sparsecore::bitmap_to_dense

@@ -29,4 +29,9 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// On CUDA: the same on a stream (a cudaStream_t), whose device holds every array; bitmask is aligned to 4 bytes. A
+// row of W that breaks a Bitmap invariant gives a column of NaN in y, and nothing outside the arrays is read.
+// Reads nothing on the host, allocates nothing, may be captured. Null, or the error's text.
+const char* launch(const Linear&, const BitmapView&, void* stream);
+
 }  // namespace sparsecore::spmm_bitmap

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block of up to 1024 threads together. Every function is called by all threads of the block.
+#pragma once
+#include "cuda/warp.h"
+
+namespace sparsecore::cuda {
+
+// Waits for all threads; orders their memory accesses before it with those after it.
+SPARSECORE_DEVICE void block_sync() { __syncthreads(); }
+
+// Whether any thread's condition holds. Orders memory as block_sync does.
+SPARSECORE_DEVICE bool block_any(bool condition) { return __syncthreads_or(condition) != 0; }
+
+// Sum over the threads before this one; `total` over all of them. Each warp sums itself, then every warp sums
+// the warps. Orders memory as block_sync does.
+SPARSECORE_DEVICE int block_exclusive_sum(int value, int& total) {
+  __shared__ int warps[kLanes];
+  int warp_total;
+  const int before = warp_exclusive_sum(value, warp_total);
+  __syncthreads();  // readers of the call before are done
+  if (lane_index() == 0) warps[warp_index()] = warp_total;
+  __syncthreads();
+  const int count = static_cast<int>(blockDim.x) / kLanes;
+  const int own = lane_index() < count ? warps[lane_index()] : 0;
+  const int warps_before = warp_exclusive_sum(own, total);
+  return before + warp_shuffle(warps_before, warp_index());
+}
+
+}  // namespace sparsecore::cuda
