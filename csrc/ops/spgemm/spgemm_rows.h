@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// spgemm's walks over A and B, for every ISA: opening, and one row's pattern and sums in a window of words.
+#pragma once
+#include "ops/spgemm/spgemm_scratch.h"
+
+namespace sparsecore::spgemm {
+namespace {
+
+template <class Index>
+struct Rows {
+  const Index* crow;
+  const Index* col;
+  explicit Rows(const CsrView& w) : crow(static_cast<const Index*>(w.crow)), col(static_cast<const Index*>(w.col)) {}
+};
+
+template <class Index>
+int64_t open_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) {
+  const Rows<Index> b(a.b);
+  const uint64_t width = static_cast<uint64_t>(a.b.k);
+  bool strict = true;
+  int64_t words = 0;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = b.crow[row], to = b.crow[row + 1];
+    if (from < 0 || from > to || to > a.b.nnz) return row;
+    int64_t last = -1, word = -1, at = from - 1;
+    uint64_t bits = 0;
+    for (int64_t p = from; p < to; ++p) {
+      const int64_t c = b.col[p];
+      if (static_cast<uint64_t>(c) >= width) return row;
+      strict &= c > last;
+      last = c;
+      const bool other = c >> 6 != word;
+      word = c >> 6;
+      at += other;
+      bits = (other ? 0 : bits) | uint64_t{1} << (c & 63);
+      a.words.word[at] = static_cast<int32_t>(word);
+      a.words.bits[at] = bits;
+    }
+    a.words.count[row] = at + 1 - from;
+    words += at + 1 - from;
+  }
+  found.strict &= strict;
+  found.words += words;
+  return -1;
+}
+
+template <class Index>
+int64_t open_rows_of_a(const Args& a, int64_t begin, int64_t end) {
+  const Rows<Index> m(a.a), b(a.b);
+  const uint64_t height = static_cast<uint64_t>(a.b.n);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = m.crow[row], to = m.crow[row + 1];
+    if (from < 0 || from > to || to > a.a.nnz) return row;
+    int64_t products = 0;
+    for (int64_t p = from; p < to; ++p) {
+      const int64_t k = m.col[p];
+      if (static_cast<uint64_t>(k) >= height) return row;
+      products += b.crow[k + 1] - b.crow[k];
+    }
+    a.work[row + 1] = products;
+  }
+  return -1;
+}
+
+// First of rising items[from, to) that is not below `limit`.
+template <class Item>
+inline int64_t first_from(const Item* items, int64_t from, int64_t to, int64_t limit) {
+  while (from < to) {
+    const int64_t middle = from + (to - from) / 2;
+    if (items[middle] < limit) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
+// One row of A against B. Clip: only columns of words [begin, begin + width) count.
+template <class Index, bool Clip>
+struct Row {
+  const Args& a;
+  const Rows<Index> m, b;
+  int64_t row, begin, width;
+
+  Row(const Args& args, int64_t r, int64_t w0, int64_t w1)
+      : a(args), m(args.a), b(args.b), row(r), begin(Clip ? w0 : 0), width(Clip ? w1 - w0 : word_count(args.b.k)) {}
+
+  // A word's place in the window.
+  bool outside(int64_t word) const { return Clip && static_cast<uint64_t>(word) >= static_cast<uint64_t>(width); }
+
+  // each(p, first entry, past the last, first element of B, past the last) for each element p of the row of A.
+  template <class Each>
+  bool over(const Each& each) const {
+    for (int64_t p = m.crow[row]; p < m.crow[row + 1]; ++p) {
+      const int64_t k = m.col[p];
+      int64_t q0 = b.crow[k], q1 = b.crow[k + 1], e0 = q0, e1 = q0 + a.words.count[k];
+      if (Clip && a.strict) {
+        e0 = first_from(a.words.word, e0, e1, begin);
+        e1 = first_from(a.words.word, e0, e1, begin + width);
+        q0 = first_from(b.col, q0, q1, begin * 64);
+        q1 = first_from(b.col, q0, q1, (begin + width) * 64);
+      }
+      if (e0 < e1 && !each(p, e0, e1, q0, q1)) return false;
+    }
+    return true;
+  }
+
+  // Words touched in bits: the range [lo, hi), whole where B's rows do not rise.
+  struct Range {
+    int64_t lo, hi;
+  };
+  Range mark(uint64_t* bits) const {
+    Range r{a.strict ? width : 0, a.strict ? 0 : width};
+    over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+      if (a.strict) {
+        const int64_t lo = a.words.word[e0] - begin, hi = a.words.word[e1 - 1] - begin + 1;
+        r.lo = lo < r.lo ? lo : r.lo;
+        r.hi = hi > r.hi ? hi : r.hi;
+      }
+      for (int64_t e = e0; e < e1; ++e) {
+        const int64_t w = a.words.word[e] - begin;
+        if (!outside(w)) bits[w] |= a.words.bits[e];
+      }
+      return true;
+    });
+    if (r.lo > r.hi) r.lo = r.hi = 0;
+    return r;
+  }
+
+  // Marks and counts; leaves bits as they were.
+  int64_t count(uint64_t* bits) const {
+    int64_t found = 0;
+    over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+      for (int64_t e = e0; e < e1; ++e) {
+        const int64_t w = a.words.word[e] - begin;
+        if (outside(w)) continue;
+        const uint64_t more = a.words.bits[e], old = bits[w];
+        found += bit_count(more & ~old);
+        bits[w] = old | more;
+      }
+      return true;
+    });
+    if (found == 0) return 0;
+    if (found * 8 > width) {
+      std::memset(bits, 0, static_cast<size_t>(width) * 8);
+    } else {
+      over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+        for (int64_t e = e0; e < e1; ++e)
+          if (const int64_t w = a.words.word[e] - begin; !outside(w)) bits[w] = 0;
+        return true;
+      });
+    }
+    return found;
+  }
+
+  // out[rank of column] += products. Checked: false once a product's column has no bit.
+  template <bool Checked, class T>
+  bool sum_ranks(const Scratch& s, T* out) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    return over([&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
+      const T factor = x[p];
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t c = b.col[q], w = (c >> 6) - begin;
+        if (outside(w)) continue;
+        const uint64_t bits = s.bits[w];
+        if (Checked && (bits >> (c & 63) & 1) == 0) return false;
+        T& sum = out[s.base[w] + bit_count(bits & below(c))];
+        sum = madd(factor, y[q], sum);
+      }
+      return true;
+    });
+  }
+
+  // sums[column within the window] += products.
+  template <bool Checked, class Lanes, class T>
+  bool sum_dense(const Scratch& s) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    T* const sums = static_cast<T*>(s.sums);
+    return over([&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
+      const T factor = x[p];
+      if (Checked)
+        for (int64_t e = e0; e < e1; ++e)
+          if (const int64_t w = a.words.word[e] - begin; !outside(w) && (a.words.bits[e] & ~s.bits[w]) != 0)
+            return false;
+      if (Lanes::thick_bits < 65 && a.sums == Sums::thick) {
+        const T* value = y + q0;
+        for (int64_t e = e0; e < e1; ++e)
+          value = Lanes::add(sums + (a.words.word[e] - begin) * 64, a.words.bits[e], value, factor);
+        return true;
+      }
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t c = b.col[q] - begin * 64;
+        if (outside(c >> 6)) continue;
+        sums[c] = madd(factor, y[q], sums[c]);
+      }
+      return true;
+    });
+  }
+
+  // The same for a whole row that is hashed.
+  template <bool Checked, class T>
+  bool sum_hashed(Hashed& hash, T* out) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    return over([&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
+      const T factor = x[p];
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t c = b.col[q], at = hash.template slot<false>(static_cast<int32_t>(c >> 6));
+        if (Checked && (at < 0 || (hash.s.slot_bits[at] >> (c & 63) & 1) == 0)) return false;
+        T& sum = out[hash.s.slot_base[at] + bit_count(hash.s.slot_bits[at] & below(c))];
+        sum = madd(factor, y[q], sum);
+      }
+      return true;
+    });
+  }
+
+  int64_t mark_hashed(Hashed& hash) const {
+    int64_t found = 0;
+    over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+      for (int64_t e = e0; e < e1; ++e) {
+        uint64_t& bits = hash.s.slot_bits[hash.template slot<true>(a.words.word[e])];
+        found += bit_count(a.words.bits[e] & ~bits);
+        bits |= a.words.bits[e];
+      }
+      return true;
+    });
+    return found;
+  }
+};
+
+}  // namespace
+}  // namespace sparsecore::spgemm
