@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/spgemm/spgemm.h"
 
+#include <cstring>
 #include <tuple>
 
 #include "torch/arguments.h"
@@ -17,9 +18,12 @@ using Optional = std::optional<Tensor>;
 constexpr CsrNames kA{"a_crow_indices", "a_col_indices", "a_values", "rows", "k:"};
 constexpr CsrNames kB{"b_crow_indices", "b_col_indices", "b_values", "rows", "n:"};
 constexpr CsrNames kC{"crow_indices", "col_indices", "values", "rows of a", "n:"};
+constexpr CsrNames kG{"crow_indices", "col_indices", "grad", "rows of a", "n:"};
 
 // Scratch that is not worth asking the system about.
 constexpr int64_t kSmallScratch = 64 << 20;
+// A product of so few bytes, were no column met twice, is made in one pass and then copied.
+constexpr int64_t kOnePass = 4 << 20;
 // A row that is this share of a thread's work, and this many products, is cut into parts.
 constexpr int64_t kHeavyShare = 4, kHeavyProducts = 1 << 17;
 
@@ -83,7 +87,19 @@ class Product {
     });
   }
 
+  // The pattern of C as a caller has it: its ends and lengths are right, its rows untrusted.
+  CsrView like_c(const Tensor& crow, const Tensor& col, int64_t n) const {
+    const CsrView c = csr_pattern(crow, col, n, kC);
+    SPARSECORE_REQUIRE(c.n == args.a.n, "crow_indices: must have rows of a + 1 = ", args.a.n + 1, " elements, not ",
+                       c.n + 1);
+    SPARSECORE_REQUIRE(c.index == args.a.index, "crow_indices: dtype must be that of a_crow_indices, ",
+                       dtype_name(args.a.index), ", not ", dtype_name(c.index));
+    raise(csr_check_ends(c), c, kC);
+    return c;
+  }
+
   const Kernel& kernel() const { return kernel_; }
+  int64_t products() const { return args.work[args.a.n]; }
 
  private:
   void open() {
@@ -166,58 +182,89 @@ class Product {
   int64_t longest_ = 0, threads_ = 1, scratch_bytes_ = 0;
 };
 
-// C whole, or its columns alone.
-std::tuple<Tensor, Tensor, Optional> multiply(const Tensor& a_crow, const Tensor& a_col, const Optional& a_values,
-                                              const Tensor& b_crow, const Tensor& b_col, const Optional& b_values,
-                                              int64_t n, bool sorted, int64_t memory) {
-  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
-  Args& args = product.args;
-  args.sorted = sorted;
-  product.plan(memory, true);
-  const Tensor crow = empty(args.a.index, {args.a.n + 1});
-  args.crow = crow.mutable_data_ptr();
-  product.each_task([&](Task& t, void* scratch) { product.kernel().count(args, t, scratch); });
-  args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
+struct Output {
+  Tensor crow, col;
+  Optional values;
+};
+
+// Columns and values of C once crow has its offsets.
+void allocate(Args& args, Output& c, const Optional& like) {
   SPARSECORE_REQUIRE(args.a.index == Dtype::i64 || args.nnz <= std::numeric_limits<int32_t>::max(),
                      "a_crow_indices: the product has ", args.nnz,
                      " nonzeros, more than int32 offsets count; pass int64 indices");
-  const Tensor col = empty(args.a.index, {args.nnz});
-  args.col = col.mutable_data_ptr();
+  c.col = empty(args.a.index, {args.nnz});
+  args.col = c.col.mutable_data_ptr();
   use_large_pages(args.col, args.nnz * dtype_bytes(args.a.index));
-  Optional values;
-  if (a_values) {
-    values = empty_like_dtype(*a_values, {args.nnz});
-    args.values = values->mutable_data_ptr();
-    use_large_pages(args.values, args.nnz * dtype_bytes(args.a.value));
+  if (!like) return;
+  c.values = empty_like_dtype(*like, {args.nnz});
+  args.values = c.values->mutable_data_ptr();
+  use_large_pages(args.values, args.nnz * dtype_bytes(args.a.value));
+}
+
+// Each task into room for all its products, and from there to where the others' counts put it.
+void one_pass(Product& product, Output& c, const Optional& like) {
+  Args& args = product.args;
+  const int64_t index = dtype_bytes(args.a.index), value = like ? dtype_bytes(args.a.value) : 0;
+  const int64_t most = product.products(), col_bytes = (most * index + 63) / 64 * 64;
+  const Memory room = reserve(col_bytes + most * value);
+  char *const cols = room.get(), *const values = room.get() + col_bytes;
+  args.col = cols;
+  args.values = like ? values : nullptr;
+  product.each_task([&](Task& t, void* scratch) {
+    t.at = args.work[t.begin];
+    product.kernel().fill(args, t, scratch);
+  });
+  args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
+  allocate(args, c, like);
+  for (const Task& t : product.tasks) {
+    const int64_t from = args.work[t.begin];
+    std::memcpy(static_cast<char*>(args.col) + t.at * index, cols + from * index, t.count * index);
+    if (like) std::memcpy(static_cast<char*>(args.values) + t.at * value, values + from * value, t.count * value);
   }
+}
+
+// C whole, or its columns alone.
+Output multiply(const Tensor& a_crow, const Tensor& a_col, const Optional& a_values, const Tensor& b_crow,
+                const Tensor& b_col, const Optional& b_values, int64_t n, bool sorted, int64_t memory) {
+  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
+  Args& args = product.args;
+  args.sorted = sorted;
+  const int64_t each = dtype_bytes(args.a.index) + (a_values ? dtype_bytes(args.a.value) : 0);
+  const bool small = memory == 0 && product.products() <= kOnePass / each;
+  product.plan(memory, !small);
+  Output c{empty(args.a.index, {args.a.n + 1}), {}, {}};
+  args.crow = c.crow.mutable_data_ptr();
+  if (small) {
+    one_pass(product, c, a_values);
+    return c;
+  }
+  args.counted = true;
+  product.each_task([&](Task& t, void* scratch) { product.kernel().count(args, t, scratch); });
+  args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
+  allocate(args, c, a_values);
   product.each_task([&](Task& t, void* scratch) { product.kernel().fill(args, t, scratch); });
-  return {crow, col, values};
+  return c;
 }
 
 std::tuple<Tensor, Tensor, Tensor> spgemm(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
                                           const Tensor& b_crow, const Tensor& b_col, const Tensor& b_values,
                                           int64_t n, bool sorted, int64_t memory) {
-  auto [crow, col, values] = multiply(a_crow, a_col, a_values, b_crow, b_col, b_values, n, sorted, memory);
-  return {crow, col, *values};
+  const Output c = multiply(a_crow, a_col, a_values, b_crow, b_col, b_values, n, sorted, memory);
+  return {c.crow, c.col, *c.values};
 }
 
 std::tuple<Tensor, Tensor> pattern(const Tensor& a_crow, const Tensor& a_col, const Tensor& b_crow,
                                    const Tensor& b_col, int64_t n, int64_t memory) {
-  auto [crow, col, values] = multiply(a_crow, a_col, std::nullopt, b_crow, b_col, std::nullopt, n, true, memory);
-  return {crow, col};
+  const Output c = multiply(a_crow, a_col, std::nullopt, b_crow, b_col, std::nullopt, n, true, memory);
+  return {c.crow, c.col};
 }
 
 Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
               const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col, int64_t n,
               int64_t memory) {
-  const CsrView c = csr_pattern(crow, col, n, kC);
   Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
   Args& args = product.args;
-  SPARSECORE_REQUIRE(c.n == args.a.n, "crow_indices: must have rows of a + 1 = ", args.a.n + 1, " elements, not ",
-                     c.n + 1);
-  SPARSECORE_REQUIRE(c.index == args.a.index, "crow_indices: dtype must be that of a_crow_indices, ",
-                     dtype_name(args.a.index), ", not ", dtype_name(c.index));
-  raise(csr_check_ends(c), c, kC);
+  const CsrView c = product.like_c(crow, col, n);
   args.nnz = c.nnz;
   args.crow = const_cast<void*>(c.crow);
   args.col = const_cast<void*>(c.col);
@@ -238,6 +285,48 @@ Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
   return sums;
 }
 
+// The gradient of a_values (`of_a`) or b_values; grad lies at crow and col.
+Tensor gradient(bool of_a, const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
+                const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col,
+                const Tensor& grad, int64_t n) {
+  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
+  const Args& args = product.args;
+  CsrView g = product.like_c(crow, col, n);
+  g.values = values_of(grad, g, kG, g.value);
+  SPARSECORE_REQUIRE(g.value == args.a.value, "grad: dtype must be that of a_values, ", dtype_name(args.a.value),
+                     ", not ", dtype_name(g.value));
+  const CsrView& of = of_a ? args.a : args.b;
+  const Tensor out = empty_like_dtype(grad, {of.nnz});
+  const Gradients gradients{args.a, args.b, g, out.mutable_data_ptr()};
+  const int64_t threads = thread_count(product.products() + g.nnz), pieces = of_a && threads > 1 ? threads * 8 : threads;
+  const int64_t scratch_bytes = (n * dtype_bytes(g.value) + 63) / 64 * 64;
+  const Memory scratch = reserve_zeros(threads * scratch_bytes);
+  std::atomic<int64_t> bad{-1};
+  for_pieces(pieces, threads, [&](int64_t p, int64_t thread) {
+    const auto before = [&](int64_t row) { return of_a ? args.work[row] : of.offset(row); };
+    const int64_t begin = piece_begin(of.n, p, pieces, 4, 1, before);
+    const int64_t end = piece_begin(of.n, p + 1, pieces, 4, 1, before);
+    if (bad.load(std::memory_order_relaxed) >= 0 || begin >= end) return;
+    const auto run = of_a ? product.kernel().for_a : product.kernel().for_b;
+    const int64_t row = run(gradients, begin, end, aligned(scratch) + thread * scratch_bytes);
+    if (row >= 0) bad.store(row, std::memory_order_relaxed);
+  });
+  if (bad.load() >= 0) raise(csr_check_row(g, bad.load(), false), g, kC);
+  return out;
+}
+
+Tensor gradient_a(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
+                  const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col,
+                  const Tensor& grad, int64_t n) {
+  return gradient(true, a_crow, a_col, a_values, b_crow, b_col, b_values, crow, col, grad, n);
+}
+
+Tensor gradient_b(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
+                  const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col,
+                  const Tensor& grad, int64_t n) {
+  return gradient(false, a_crow, a_col, a_values, b_crow, b_col, b_values, crow, col, grad, n);
+}
+
 const bool registered = register_kernels("spgemm", kernels());
 
 }  // namespace
@@ -253,6 +342,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
       "spgemm_pattern(Tensor a_crow_indices, Tensor a_col_indices, Tensor b_crow_indices, Tensor b_col_indices, "
       "int n, int memory=0) -> (Tensor, Tensor)");
   m.def("spgemm_values" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, int n, int memory=0) -> Tensor");
+  m.def("_spgemm_values" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, int n, int memory=0) -> Tensor");
+  m.def("spgemm_grad_a" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, Tensor grad, int n) -> Tensor");
+  m.def("spgemm_grad_b" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, Tensor grad, int n) -> Tensor");
 #undef SPGEMM_OPERANDS
 }
 
@@ -261,6 +353,9 @@ STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) {
   m.impl("_spgemm", TORCH_BOX(&spgemm));
   m.impl("spgemm_pattern", TORCH_BOX(&pattern));
   m.impl("spgemm_values", TORCH_BOX(&values));
+  m.impl("_spgemm_values", TORCH_BOX(&values));
+  m.impl("spgemm_grad_a", TORCH_BOX(&gradient_a));
+  m.impl("spgemm_grad_b", TORCH_BOX(&gradient_b));
 }
 
 }  // namespace sparsecore::spgemm

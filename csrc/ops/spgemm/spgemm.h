@@ -15,9 +15,11 @@
 //   words   a table of all n / 64 words; wide tables are met window by window
 //   hash    a table of the row's own words, for rows so short that to scan all words would cost more
 // and through its sums:
-//   ranks   as above
-//   dense   one sum a column, where these fit the first cache
+//   dense   one sum a column, where these fit the second cache
+//   staged  dense; products are first laid side by side, which spares the branch at the end of each short row
 //   thick   dense, 64 columns at a time by expanding loads, where B's words hold many bits (AVX-512)
+//   ranks   as above, where the matrix is wider
+// The answer is the same bit for bit: every way adds fma(a, b, sum) in one order.
 #pragma once
 #include "core/csr.h"
 #include "cpu/kernel_table.h"
@@ -35,12 +37,12 @@ struct Words {
 struct Task {
   int64_t begin, end;
   int64_t word_begin = 0, word_end = 0;
-  int64_t count = 0;  // of a part of a row: its nonzeros
-  int64_t at = 0;     // and where they begin in C
+  int64_t at = 0;     // where its nonzeros begin in col and values
+  int64_t count = 0;  // and how many there are
 };
 
 // How the sums of a product are kept; plan() chooses.
-enum class Sums : int32_t { ranks, dense, thick };
+enum class Sums : int32_t { ranks, dense, staged, thick };
 
 struct Args {
   CsrView a, b;  // values may be null: the pattern alone. One index type and one value type for all.
@@ -52,9 +54,16 @@ struct Args {
   int64_t most_hashed;  // products of the longest row that is hashed
   int64_t* work;  // [m + 1]: 0, then products of each row, then of the rows before each
   void* crow;  // C: [m + 1], counts of each row and then offsets
+  bool counted;  // fill finds counts or offsets in crow; else it writes counts
   void* col;  // [nnz]
   void* values;  // [nnz] or null
   int64_t nnz;  // of C
+};
+
+// For the gradients: A and B opened, G of C's shape, untrusted.
+struct Gradients {
+  CsrView a, b, g;
+  void* out;  // values of A's pattern, or of B's
 };
 
 // What the passes over A and B find.
@@ -73,16 +82,21 @@ struct Kernel {
   // Sets sums, window and most_hashed, for at most `bytes` of scratch; returns the scratch's bytes. Needs
   // `words` listed in all, and the longest row's products.
   int64_t (*plan)(Args&, int64_t words, int64_t longest, int64_t bytes);
-  // Nonzeros of C's rows into crow[row + 1], or of a part into its task. scratch: zeros, and left so.
+  // Nonzeros of C's rows into crow[row + 1], and the task's. scratch: zeros at first, then only given back.
   void (*count)(const Args&, Task&, void* scratch);
-  // From counts to offsets; returns nnz(C). Offsets that the index type can't hold are left unwritten.
+  // From counts of rows and tasks to offsets, and each task's `at`; returns nnz(C). Offsets that the index
+  // type can't hold are left unwritten.
   int64_t (*offsets)(const Args&, Task* tasks, int64_t count);
-  // Columns, and values if there are any.
-  void (*fill)(const Args&, const Task&, void* scratch);
+  // Columns from task.at on, and values if there are any; the task's count.
+  void (*fill)(const Args&, Task&, void* scratch);
   // Values for columns that are given and untrusted. Returns -1, or a row whose columns do not rise, lie
   // outside [0, n) or lack one that the product has; scratch is then no longer
   // fit for use.
   int64_t (*values)(const Args&, const Task&, void* scratch);
+  // Gradients, see spgemm_masked.h: of rows [begin, end) of A or of B. scratch: n zeros of the values' type.
+  // Returns -1, or a bad row of G; scratch is then no longer fit for use.
+  int64_t (*for_a)(const Gradients&, int64_t begin, int64_t end, void* scratch);
+  int64_t (*for_b)(const Gradients&, int64_t begin, int64_t end, void* scratch);
 };
 
 cpu::KernelTable<Kernel> kernels();

@@ -21,7 +21,9 @@ inline __mmask16 first16(int64_t count) { return static_cast<__mmask16>(count >=
 inline __mmask8 first8(int64_t count) { return static_cast<__mmask8>(count >= 8 ? 0xff : (1 << count) - 1); }
 
 struct Avx512Lanes : PlainLanes {
-  static constexpr int64_t thick_bits = 6;
+  // Expanding loads against one sum at a time, ns a product at 6, 13 and 32 bits a word: fp32 2.2 and 2.0,
+  // 1.1 and 1.9, 0.4 and 1.3; fp64 3.4 and 2.1, 2.2 and 2.6, 0.7 and 1.4.
+  static constexpr int64_t thick_bits(Dtype d) { return d == Dtype::f32 ? 8 : d == Dtype::f64 ? 12 : kNeverThick; }
 
   static void store(int32_t* out, int64_t count, __m128i at, int64_t base) {
     const __m512i columns = _mm512_add_epi32(_mm512_cvtepu8_epi32(at), _mm512_set1_epi32(static_cast<int>(base)));
@@ -56,6 +58,43 @@ struct Avx512Lanes : PlainLanes {
       found += bit_count(live);
     }
     return found;
+  }
+
+  // 16 columns as int32, zeros past `live`.
+  static __m512i load16(const int32_t* col, __mmask16 live) { return _mm512_maskz_loadu_epi32(live, col); }
+  static __m512i load16(const int64_t* col, __mmask16 live) {
+    const __m256i low = _mm512_cvtepi64_epi32(_mm512_maskz_loadu_epi64(static_cast<__mmask8>(live), col));
+    const __m256i high = _mm512_cvtepi64_epi32(_mm512_maskz_loadu_epi64(static_cast<__mmask8>(live >> 8), col + 8));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  using PlainLanes::stage;
+  template <class Index>
+  static void stage(const Index* col, const None*, None, int64_t count, int32_t* columns, None*, None*) {
+    for (int64_t j = 0; j < count; j += 16)
+      _mm512_storeu_si512(columns + j, load16(col + j, first16(count - j)));
+  }
+  template <class Index>
+  static void stage(const Index* col, const float* values, float a, int64_t count, int32_t* columns, float* factors,
+                    float* elements) {
+    for (int64_t j = 0; j < count; j += 16) {
+      const __mmask16 live = first16(count - j);
+      _mm512_storeu_si512(columns + j, load16(col + j, live));
+      _mm512_storeu_ps(factors + j, _mm512_set1_ps(a));
+      _mm512_storeu_ps(elements + j, _mm512_maskz_loadu_ps(live, values + j));
+    }
+  }
+  template <class Index>
+  static void stage(const Index* col, const double* values, double a, int64_t count, int32_t* columns,
+                    double* factors, double* elements) {
+    for (int64_t j = 0; j < count; j += 16) {
+      const __mmask16 live = first16(count - j);
+      _mm512_storeu_si512(columns + j, load16(col + j, live));
+      for (int h = 0; h < 2; ++h) {
+        _mm512_storeu_pd(factors + j + 8 * h, _mm512_set1_pd(a));
+        _mm512_storeu_pd(elements + j + 8 * h,
+                         _mm512_maskz_loadu_pd(static_cast<__mmask8>(live >> 8 * h), values + j + 8 * h));
+      }
+    }
   }
 
   using PlainLanes::add;

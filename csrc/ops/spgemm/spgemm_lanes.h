@@ -27,9 +27,17 @@ inline Complex<Real> madd(Complex<Real> a, Complex<Real> b, Complex<Real> c) {
 
 inline int64_t bit_count(uint64_t bits) { return __builtin_popcountll(bits); }
 
+struct None {};  // the values of a pattern
+template <class T>
+constexpr bool kValues = true;
+template <>
+constexpr bool kValues<None> = false;
+
+constexpr int64_t kNeverThick = 65;
+
 struct PlainLanes {
-  // Bits a word of B needs on average for `thick`; 65: never.
-  static constexpr int64_t thick_bits = 65;
+  // Bits a word of B needs on average for Sums::thick.
+  static constexpr int64_t thick_bits(Dtype) { return kNeverThick; }
 
   // Columns of a word's bits, rising; writes bit_count(bits) elements and none beside them.
   template <class Index>
@@ -45,6 +53,19 @@ struct PlainLanes {
       found += bits[w] != 0;
     }
     return found;
+  }
+
+  // Lays `count` columns and elements, at most kStage, and as many times `a` side by side. May write 16 past
+  // the last of each.
+  template <class T, class Index>
+  static void stage(const Index* col, const T* values, T a, int64_t count, int32_t* columns, T* factors, T* elements) {
+    for (int64_t j = 0; j < count; ++j) {
+      columns[j] = static_cast<int32_t>(col[j]);
+      if constexpr (kValues<T>) {
+        factors[j] = a;
+        elements[j] = values[j];
+      }
+    }
   }
 
   // sums[c] += a * the next value, for each bit c, rising. Returns past the values taken.
@@ -82,25 +103,19 @@ template <class T>
 struct Tag {
   using Type = T;
 };
-struct None {};  // the values of a pattern
-template <class T>
-constexpr bool kValues = true;
-template <>
-constexpr bool kValues<None> = false;
-
 // fn(Tag of the values, Tag of the indices).
 template <class Fn>
-void typed(const Args& a, const Fn& fn) {
+void typed(const CsrView& a, const Fn& fn) {
   const auto with = [&](auto index) {
-    if (!a.a.values) return fn(Tag<None>{}, index);
-    switch (a.a.value) {
+    if (!a.values) return fn(Tag<None>{}, index);
+    switch (a.value) {
       case Dtype::f64: return fn(Tag<double>{}, index);
       case Dtype::c64: return fn(Tag<Complex<float>>{}, index);
       case Dtype::c128: return fn(Tag<Complex<double>>{}, index);
       default: return fn(Tag<float>{}, index);
     }
   };
-  if (a.a.index == Dtype::i32) with(Tag<int32_t>{});
+  if (a.index == Dtype::i32) with(Tag<int32_t>{});
   else with(Tag<int64_t>{});
 }
 

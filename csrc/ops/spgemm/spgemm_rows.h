@@ -6,6 +6,8 @@
 namespace sparsecore::spgemm {
 namespace {
 
+constexpr int64_t kAhead = 8;
+
 template <class Index>
 struct Rows {
   const Index* crow;
@@ -86,10 +88,27 @@ struct Row {
   // A word's place in the window.
   bool outside(int64_t word) const { return Clip && static_cast<uint64_t>(word) >= static_cast<uint64_t>(width); }
 
+  // What a walk reads of B's rows, fetched kAhead elements of A before it is needed: rows of B are met in no
+  // order, and short ones end in a mispredicted branch that hides nothing.
+  void fetch_words(int64_t q) const {
+    __builtin_prefetch(a.words.word + q);
+    __builtin_prefetch(a.words.bits + q);
+    __builtin_prefetch(a.words.bits + q + 8);
+  }
+  template <class T>
+  void fetch_elements(int64_t q) const {
+    __builtin_prefetch(b.col + q);
+    if (!kValues<T>) return;
+    __builtin_prefetch(static_cast<const T*>(a.b.values) + q);
+    if (sizeof(T) == 4) return;
+    __builtin_prefetch(static_cast<const T*>(a.b.values) + q + 64 / sizeof(T));
+  }
+
   // each(p, first entry, past the last, first element of B, past the last) for each element p of the row of A.
-  template <class Each>
-  bool over(const Each& each) const {
+  template <class Fetch, class Each>
+  bool over(const Fetch& fetch, const Each& each) const {
     for (int64_t p = m.crow[row]; p < m.crow[row + 1]; ++p) {
+      if (p + kAhead < a.a.nnz) fetch(b.crow[m.col[p + kAhead]]);
       const int64_t k = m.col[p];
       int64_t q0 = b.crow[k], q1 = b.crow[k + 1], e0 = q0, e1 = q0 + a.words.count[k];
       if (Clip && a.strict) {
@@ -108,8 +127,9 @@ struct Row {
     int64_t lo, hi;
   };
   Range mark(uint64_t* bits) const {
+    const auto words = [this](int64_t q) { fetch_words(q); };
     Range r{a.strict ? width : 0, a.strict ? 0 : width};
-    over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
       if (a.strict) {
         const int64_t lo = a.words.word[e0] - begin, hi = a.words.word[e1 - 1] - begin + 1;
         r.lo = lo < r.lo ? lo : r.lo;
@@ -127,8 +147,9 @@ struct Row {
 
   // Marks and counts; leaves bits as they were.
   int64_t count(uint64_t* bits) const {
+    const auto words = [this](int64_t q) { fetch_words(q); };
     int64_t found = 0;
-    over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
       for (int64_t e = e0; e < e1; ++e) {
         const int64_t w = a.words.word[e] - begin;
         if (outside(w)) continue;
@@ -142,7 +163,7 @@ struct Row {
     if (found * 8 > width) {
       std::memset(bits, 0, static_cast<size_t>(width) * 8);
     } else {
-      over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+      over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
         for (int64_t e = e0; e < e1; ++e)
           if (const int64_t w = a.words.word[e] - begin; !outside(w)) bits[w] = 0;
         return true;
@@ -155,7 +176,8 @@ struct Row {
   template <bool Checked, class T>
   bool sum_ranks(const Scratch& s, T* out) const {
     const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
-    return over([&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
+    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
+    return over(elements, [&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
       const T factor = x[p];
       for (int64_t q = q0; q < q1; ++q) {
         const int64_t c = b.col[q], w = (c >> 6) - begin;
@@ -174,13 +196,14 @@ struct Row {
   bool sum_dense(const Scratch& s) const {
     const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
     T* const sums = static_cast<T*>(s.sums);
-    return over([&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
+    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
+    return over(elements, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
       const T factor = x[p];
       if (Checked)
         for (int64_t e = e0; e < e1; ++e)
           if (const int64_t w = a.words.word[e] - begin; !outside(w) && (a.words.bits[e] & ~s.bits[w]) != 0)
             return false;
-      if (Lanes::thick_bits < 65 && a.sums == Sums::thick) {
+      if (Lanes::thick_bits(a.a.value) != kNeverThick && a.sums == Sums::thick) {
         const T* value = y + q0;
         for (int64_t e = e0; e < e1; ++e)
           value = Lanes::add(sums + (a.words.word[e] - begin) * 64, a.words.bits[e], value, factor);
@@ -195,11 +218,73 @@ struct Row {
     });
   }
 
+  // flush(how many) whenever as many products lie staged, the row's last in the end.
+  template <class Lanes, class T, class Flush>
+  void stage(const Scratch& s, const Flush& flush) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    T *const factors = static_cast<T*>(s.factors), *const elements = static_cast<T*>(s.elements);
+    int64_t staged = 0;
+    for (int64_t p = m.crow[row]; p < m.crow[row + 1]; ++p) {
+      if (p + kAhead < a.a.nnz) fetch_elements<T>(b.crow[m.col[p + kAhead]]);
+      const int64_t k = m.col[p], end = b.crow[k + 1];
+      for (int64_t q = b.crow[k]; q < end;) {
+        const int64_t left = end - q, count = left < kStage - staged ? left : kStage - staged;
+        Lanes::stage(b.col + q, y + q * kValues<T>, kValues<T> ? x[p * kValues<T>] : T{}, count, s.columns + staged,
+                     factors + staged * kValues<T>, elements + staged * kValues<T>);
+        staged += count;
+        q += count;
+        if (staged == kStage) {
+          flush(staged);
+          staged = 0;
+        }
+      }
+    }
+    flush(staged);
+  }
+
+  // How many columns the row has, by stamps.
+  template <class Lanes>
+  int64_t count_staged(const Scratch& s) const {
+    if (++*s.stamp == 256) {
+      std::memset(s.met, 0, static_cast<size_t>(64 * width));
+      *s.stamp = 1;
+    }
+    const unsigned char stamp = static_cast<unsigned char>(*s.stamp);
+    int64_t found = 0;
+    stage<Lanes, None>(s, [&](int64_t count) {
+      for (int64_t j = 0; j < count; ++j) {
+        unsigned char& met = s.met[s.columns[j]];
+        found += met != stamp;
+        met = stamp;
+      }
+    });
+    return found;
+  }
+
+  // Marks columns in bits, or checks that they are marked, and adds to sums if there are values.
+  template <bool Checked, class Lanes, class T>
+  bool sum_staged(const Scratch& s) const {
+    const T *const factors = static_cast<const T*>(s.factors), *const elements = static_cast<const T*>(s.elements);
+    T* const sums = static_cast<T*>(s.sums);
+    uint64_t absent = 0;
+    stage<Lanes, T>(s, [&](int64_t count) {
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t c = s.columns[j];
+        uint64_t& bits = s.bits[c >> 6];
+        if constexpr (Checked) absent |= ~bits >> (c & 63) & 1;
+        else bits |= uint64_t{1} << (c & 63);
+        if constexpr (kValues<T>) sums[c] = madd(factors[j], elements[j], sums[c]);
+      }
+    });
+    return absent == 0;
+  }
+
   // The same for a whole row that is hashed.
   template <bool Checked, class T>
   bool sum_hashed(Hashed& hash, T* out) const {
     const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
-    return over([&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
+    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
+    return over(elements, [&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
       const T factor = x[p];
       for (int64_t q = q0; q < q1; ++q) {
         const int64_t c = b.col[q], at = hash.template slot<false>(static_cast<int32_t>(c >> 6));
@@ -212,8 +297,9 @@ struct Row {
   }
 
   int64_t mark_hashed(Hashed& hash) const {
+    const auto words = [this](int64_t q) { fetch_words(q); };
     int64_t found = 0;
-    over([&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
       for (int64_t e = e0; e < e1; ++e) {
         uint64_t& bits = hash.s.slot_bits[hash.template slot<true>(a.words.word[e])];
         found += bit_count(a.words.bits[e] & ~bits);

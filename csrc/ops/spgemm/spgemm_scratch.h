@@ -3,17 +3,22 @@
 //
 //   bits  [window]       the row's columns by word        key, slot_bits, slot_base [slots]  the same, hashed
 //   base  [window]       where a word's columns begin     order [2 * most_hashed]  word << 32 | slot
-//   list  [window + 16]  words with columns               sums  [64 * window]      dense and thick
+//   list  [window + 16]  words with columns               sums  [64 * window]      all but ranks
+//   met   [64 * window]  stamp of the last row that met a column; stamp, the row's own, 1 to 255
+//   columns, factors, elements [kStage + 16]  products side by side, for Sums::staged
 #pragma once
 #include "ops/spgemm/spgemm_lanes.h"
 
 namespace sparsecore::spgemm {
 namespace {
 
-// Columns up to which a row's sums lie dense: this many bytes of them stay in the first cache.
-constexpr int64_t kDenseBytes = 32 << 10;
-// With thick words sums are met in order, and the second cache will do.
-constexpr int64_t kThickBytes = 640 << 10;
+// A row's sums lie dense up to this many bytes, which stay in the second cache. Ranks touch less but know
+// late where they add, and the CPU runs loads past such stores in vain: half as fast on graphs.
+constexpr int64_t kDenseBytes = 1 << 20;
+// Products that are staged before they are summed.
+constexpr int64_t kStage = 512;
+// Products are staged where the rows of B that they come from are shorter than this on average.
+constexpr int64_t kShort = 8;
 // A row is hashed when it has fewer products than this share of the words a scan would meet.
 constexpr int64_t kScanned = 16;
 // Sorted by insertion up to here, by 8-bit digits above.
@@ -27,9 +32,10 @@ inline int64_t slot_count(int64_t products) {
 }
 
 struct Scratch {
-  uint64_t *bits, *slot_bits, *order;
-  int32_t *base, *list, *key, *slot_base;
-  void* sums;
+  uint64_t *bits, *slot_bits, *order, *stamp;
+  int32_t *base, *list, *key, *slot_base, *columns;
+  unsigned char* met;
+  void *sums, *factors, *elements;
   int64_t bytes;
 
   Scratch(const Args& a, void* memory) : bytes(0) {
@@ -47,17 +53,25 @@ struct Scratch {
     order = static_cast<uint64_t*>(part(16 * a.most_hashed));
     key = static_cast<int32_t*>(part(4 * slots));
     slot_base = static_cast<int32_t*>(part(4 * slots));
-    sums = part(a.sums == Sums::ranks || !a.a.values ? 0 : 64 * a.window * dtype_bytes(a.a.value));
+    const int64_t bytes_each = a.a.values ? dtype_bytes(a.a.value) : 0;
+    sums = part(a.sums == Sums::ranks ? 0 : 64 * a.window * bytes_each);
+    const bool staged = a.sums == Sums::staged;
+    stamp = static_cast<uint64_t*>(part(8));
+    met = static_cast<unsigned char*>(part(staged ? 64 * a.window : 0));
+    columns = static_cast<int32_t*>(part(staged ? 4 * (kStage + 16) : 0));
+    factors = part(staged ? (kStage + 16) * bytes_each : 0);
+    elements = part(staged ? (kStage + 16) * bytes_each : 0);
   }
 };
 
 template <class Lanes>
 int64_t plan(Args& a, int64_t words, int64_t longest, int64_t bytes) {
   const int64_t all = word_count(a.b.k), width = a.b.k * (a.a.values ? dtype_bytes(a.a.value) : 0);
-  const bool vectors = a.a.value == Dtype::f32 || a.a.value == Dtype::f64;
   a.sums = Sums::ranks;
-  if (vectors && a.strict && a.b.nnz >= Lanes::thick_bits * words && width <= kThickBytes) a.sums = Sums::thick;
-  else if (width <= kDenseBytes) a.sums = Sums::dense;
+  if (64 * all <= kDenseBytes && width <= kDenseBytes)
+    a.sums = a.strict && a.b.nnz >= Lanes::thick_bits(a.a.value) * words ? Sums::thick
+             : a.work[a.a.n] < kShort * a.a.nnz                          ? Sums::staged
+                                                                         : Sums::dense;
   a.window = all;
   a.most_hashed = longest < all / kScanned ? longest : all / kScanned;
   int64_t need = Scratch(a, nullptr).bytes;

@@ -2,7 +2,7 @@
 // spgemm's tasks, for every ISA: rows and parts of rows, counted, filled, and summed into columns that are
 // given. `Lanes` has the verbs that differ.
 #pragma once
-#include "ops/spgemm/spgemm_rows.h"
+#include "ops/spgemm/spgemm_masked.h"
 
 namespace sparsecore::spgemm {
 namespace {
@@ -24,13 +24,14 @@ bool is_scaled(const Args& a, const Rows<Index>& m, int64_t row) {
   return a.strict && m.crow[row + 1] - m.crow[row] == 1;
 }
 
-template <class Index>
+template <class Lanes, class Index>
 void count(const Args& a, Task& t, void* memory) {
   const Scratch s(a, memory);
   const Rows<Index> m(a.a);
   Index* const counts = static_cast<Index*>(a.crow) + 1;
   const int64_t all = word_count(a.b.k);
   const bool part = t.word_end > 0;
+  t.count = 0;
   for (int64_t row = t.begin; row < t.end; ++row) {
     const int64_t products = products_of(a, row);
     int64_t found = 0;
@@ -40,6 +41,8 @@ void count(const Args& a, Task& t, void* memory) {
       Hashed hash(s, products);
       found = Row<Index, false>(a, row, 0, all).mark_hashed(hash);
       hash.clear();
+    } else if (!part && a.window == all && a.sums == Sums::staged) {
+      found = Row<Index, false>(a, row, 0, all).template count_staged<Lanes>(s);
     } else if (!part && a.window == all) {
       found = Row<Index, false>(a, row, 0, all).count(s.bits);
     } else {
@@ -48,8 +51,8 @@ void count(const Args& a, Task& t, void* memory) {
         return true;
       });
     }
-    if (part) t.count = found;
-    else counts[row] = static_cast<Index>(found);
+    t.count += found;
+    if (!part) counts[row] = static_cast<Index>(found);
   }
 }
 
@@ -57,18 +60,16 @@ template <class Index>
 int64_t offsets(const Args& a, Task* tasks, int64_t task_count) {
   Index* const crow = static_cast<Index*>(a.crow);
   int64_t total = 0;
-  for (int64_t i = 0; i < task_count; ++i) {  // the parts of a row: all of it is at most n
-    const Task& t = tasks[i];
-    if (t.word_end == 0) continue;
-    crow[t.begin + 1] = static_cast<Index>(t.word_begin == 0 ? t.count : crow[t.begin + 1] + t.count);
+  for (int64_t i = 0; i < task_count; ++i) {
+    Task& t = tasks[i];
+    if (t.word_end > 0)  // a part; the row's are at most n together
+      crow[t.begin + 1] = static_cast<Index>(t.word_begin == 0 ? t.count : crow[t.begin + 1] + t.count);
+    t.at = total;
+    total += t.count;
   }
-  for (int64_t row = 0; row < a.a.n; ++row) total += crow[row + 1];
   if (total > (sizeof(Index) == 4 ? INT32_MAX : INT64_MAX)) return total;
   crow[0] = 0;
   for (int64_t row = 0; row < a.a.n; ++row) crow[row + 1] = static_cast<Index>(crow[row] + crow[row + 1]);
-  for (int64_t i = 0; i < task_count; ++i)
-    if (Task& t = tasks[i]; t.word_end > 0)
-      t.at = t.word_begin == 0 ? crow[t.begin] : tasks[i - 1].at + tasks[i - 1].count;
   return total;
 }
 
@@ -79,7 +80,11 @@ bool sum(const Row<Index, Clip>& r, const Scratch& s, int64_t touched, const Ind
     std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count) * sizeof(T));
     return r.template sum_ranks<Checked>(s, out);
   }
-  if (!r.template sum_dense<Checked, Lanes, T>(s)) return false;
+  if (Clip || r.a.sums != Sums::staged) {
+    if (!r.template sum_dense<Checked, Lanes, T>(s)) return false;
+  } else if (Checked) {  // else sums came with the marks
+    if (!r.template sum_staged<true, Lanes, T>(s)) return false;
+  }
   T* const sums = static_cast<T*>(s.sums);
   if (count < 4 * touched) {
     Lanes::take(sums, r.begin * 64, col, count, out);
@@ -92,7 +97,9 @@ bool sum(const Row<Index, Clip>& r, const Scratch& s, int64_t touched, const Ind
 // Columns and sums of the row's window; returns how many.
 template <class Lanes, class T, class Index, bool Clip>
 int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* out) {
-  const auto range = r.mark(s.bits);
+  typename Row<Index, Clip>::Range range{0, r.width};
+  if (Clip || r.a.sums != Sums::staged) range = r.mark(s.bits);
+  else r.template sum_staged<false, Lanes, T>(s);
   const int64_t touched = Lanes::touched(s.bits + range.lo, range.hi - range.lo, s.list);
   int64_t found = 0;
   for (int64_t i = 0; i < touched; ++i) {
@@ -108,7 +115,7 @@ int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* 
 }
 
 template <class Lanes, class T, class Index>
-void fill_hashed(const Row<Index, false>& r, const Scratch& s, int64_t products, Index* col, T* out) {
+int64_t fill_hashed(const Row<Index, false>& r, const Scratch& s, int64_t products, Index* col, T* out) {
   Hashed hash(s, products);
   r.mark_hashed(hash);
   if (r.a.sorted) sort_by_word(s.order, s.order + r.a.most_hashed, hash.count, r.width);
@@ -124,37 +131,43 @@ void fill_hashed(const Row<Index, false>& r, const Scratch& s, int64_t products,
     r.template sum_hashed<false>(hash, out);
   }
   hash.clear();
+  return found;
 }
 
 template <class Lanes, class T, class Index>
-void fill(const Args& a, const Task& t, void* memory) {
+void fill(const Args& a, Task& t, void* memory) {
   const Scratch s(a, memory);
-  const Rows<Index> m(a.a), b(a.b), c({a.a.n, 0, 0, a.crow, a.col, nullptr, a.a.index, a.a.value});
+  const Rows<Index> m(a.a), b(a.b);
+  Index* const counts = static_cast<Index*>(a.crow) + 1;
   const int64_t all = word_count(a.b.k);
   const bool part = t.word_end > 0;
+  t.count = 0;
   for (int64_t row = t.begin; row < t.end; ++row) {
-    const int64_t products = products_of(a, row), at = part ? t.at : c.crow[row];
-    Index* col = static_cast<Index*>(a.col) + at;
-    T* out = static_cast<T*>(a.values) + (kValues<T> ? at : 0);
-    if (products == 0) continue;
-    if (!part && is_scaled(a, m, row)) {
+    const int64_t products = products_of(a, row), at = t.at + t.count;
+    Index* const col = static_cast<Index*>(a.col) + at;
+    T* const out = static_cast<T*>(a.values) + (kValues<T> ? at : 0);
+    int64_t found = 0;
+    if (products == 0) {
+    } else if (!part && is_scaled(a, m, row)) {
+      found = products;
       const int64_t p = m.crow[row], from = b.crow[m.col[p]];
       std::memcpy(col, b.col + from, static_cast<size_t>(products) * sizeof(Index));
       if constexpr (kValues<T>)
         for (int64_t j = 0; j < products; ++j)
           out[j] = madd(static_cast<const T*>(a.a.values)[p], static_cast<const T*>(a.b.values)[from + j], T{});
     } else if (!part && products <= a.most_hashed) {
-      fill_hashed<Lanes>(Row<Index, false>(a, row, 0, all), s, products, col, out);
+      found = fill_hashed<Lanes>(Row<Index, false>(a, row, 0, all), s, products, col, out);
     } else if (!part && a.window == all) {
-      fill_window<Lanes>(Row<Index, false>(a, row, 0, all), s, col, out);
+      found = fill_window<Lanes>(Row<Index, false>(a, row, 0, all), s, col, out);
     } else {
       windows(a, t, [&](int64_t w0, int64_t w1) {
-        const int64_t found = fill_window<Lanes>(Row<Index, true>(a, row, w0, w1), s, col, out);
-        col += found;
-        if constexpr (kValues<T>) out += found;
+        found += fill_window<Lanes>(Row<Index, true>(a, row, w0, w1), s, col + found,
+                                    kValues<T> ? out + found : nullptr);
         return true;
       });
     }
+    t.count += found;
+    if (!a.counted) counts[row] = static_cast<Index>(found);
   }
 }
 
@@ -244,21 +257,37 @@ constexpr Kernel kernel_of(const char* name, cpu::Isa isa) {
           },
           plan<Lanes>,
           [](const Args& a, Task& t, void* scratch) {
-            a.a.index == Dtype::i32 ? count<int32_t>(a, t, scratch) : count<int64_t>(a, t, scratch);
+            a.a.index == Dtype::i32 ? count<Lanes, int32_t>(a, t, scratch) : count<Lanes, int64_t>(a, t, scratch);
           },
           [](const Args& a, Task* tasks, int64_t count) {
             return a.a.index == Dtype::i32 ? offsets<int32_t>(a, tasks, count) : offsets<int64_t>(a, tasks, count);
           },
-          [](const Args& a, const Task& t, void* scratch) {
-            typed(a, [&](auto type, auto index) {
+          [](const Args& a, Task& t, void* scratch) {
+            typed(a.a, [&](auto type, auto index) {
               fill<Lanes, typename decltype(type)::Type, typename decltype(index)::Type>(a, t, scratch);
             });
           },
           [](const Args& a, const Task& t, void* scratch) {
             int64_t bad = -1;
-            typed(a, [&](auto type, auto index) {
+            typed(a.a, [&](auto type, auto index) {
               using T = typename decltype(type)::Type;
               if constexpr (kValues<T>) bad = values<Lanes, T, typename decltype(index)::Type>(a, t, scratch);
+            });
+            return bad;
+          },
+          [](const Gradients& g, int64_t begin, int64_t end, void* scratch) {
+            int64_t bad = -1;
+            typed(g.g, [&](auto type, auto index) {
+              using T = typename decltype(type)::Type;
+              if constexpr (kValues<T>) bad = for_a<T, typename decltype(index)::Type>(g, begin, end, scratch);
+            });
+            return bad;
+          },
+          [](const Gradients& g, int64_t begin, int64_t end, void* scratch) {
+            int64_t bad = -1;
+            typed(g.g, [&](auto type, auto index) {
+              using T = typename decltype(type)::Type;
+              if constexpr (kValues<T>) bad = for_b<T, typename decltype(index)::Type>(g, begin, end, scratch);
             });
             return bad;
           }};
