@@ -23,7 +23,7 @@ ROOMS = {
     "cpu": (r"cpu/\w+\.(h|cpp)", [CXX_STD, '"core/.*"', '"cpu/.*"']),
     "contract": (r"ops/(?P<op>\w+)/(?P=op)\.h", [C_STD, '"core/.*"', '"cpu/.*"']),
     "kernel": (
-        rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|simd\.h)",
+        rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|[a-z]+\.h)",
         [C_STD, "<immintrin.h>", "<arm_neon.h>", '"core/.*"', '"cpu/.*"', '"ops/{op}/.*"'],
     ),
     "kernels.cpp": (r"ops/(?P<op>\w+)/kernels\.cpp", ['"ops/{op}/{op}.h"', '"cpu/(isa|kernel_table).h"']),
@@ -31,7 +31,7 @@ ROOMS = {
         r"ops/(?P<op>\w+)/op\.cpp",
         [STABLE, CXX_STD, '"torch/.*"', '"core/.*"', '"cpu/.*"', '"ops/{op}/{op}.h"'],
     ),
-    "torch": (r"torch/\w+\.(h|cpp)", [STABLE, CXX_STD, '"torch/.*"', '"core/.*"', '"cpu/.*"']),
+    "torch": (r"torch/\w+\.(h|cpp)", [STABLE, CXX_STD, r"<sys/\w+\.h>", '"torch/.*"', '"core/.*"', '"cpu/.*"']),
 }
 
 

@@ -36,13 +36,17 @@ inline CsrView csr_pattern(const Tensor& crow_indices, const Tensor& col_indices
           Dtype::f32};
 }
 
+inline void check_count(const Tensor& values, const CsrView& w, const CsrNames& names = {}) {
+  check_array(values, 1, names.values);
+  SPARSECORE_REQUIRE(w.nnz == values.numel(), names.values, ": must have one element per ", names.col, ", ", w.nnz,
+                     ", not ", values.numel());
+}
+
 inline CsrView csr_view(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values, int64_t k) {
-  check_array(values, 1, "values");
   CsrView w = csr_pattern(crow_indices, col_indices, k);
+  check_count(values, w);
   w.value = float_dtype(values, "values");
   w.values = values.const_data_ptr();
-  SPARSECORE_REQUIRE(w.nnz == values.numel(), "values: must have one element per col_indices, ", w.nnz, ", not ",
-                     values.numel());
   return w;
 }
 

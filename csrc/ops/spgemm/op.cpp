@@ -29,13 +29,11 @@ constexpr int64_t kHeavyShare = 4, kHeavyProducts = 1 << 17;
 
 const void* values_of(const Optional& values, const CsrView& w, const CsrNames& names, Dtype& dtype) {
   if (!values) return nullptr;
-  check_array(*values, 1, names.values);
+  check_count(*values, w, names);
   const std::optional<Dtype> d = as_dtype(values->scalar_type());
   SPARSECORE_REQUIRE(d == Dtype::f32 || d == Dtype::f64 || d == Dtype::c64 || d == Dtype::c128, names.values,
                      ": dtype must be float32, float64, complex64 or complex128, not ",
                      torch::headeronly::toString(values->scalar_type()));
-  SPARSECORE_REQUIRE(w.nnz == values->numel(), names.values, ": must have one element per ", names.col, ", ", w.nnz,
-                     ", not ", values->numel());
   dtype = *d;
   return values->const_data_ptr();
 }
