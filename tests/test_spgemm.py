@@ -274,7 +274,7 @@ def test_a_plan_takes_new_values():
         assert torch.equal(c.values, sparsecore.spgemm(moved, y).values)
         assert c.col_indices.data_ptr() == plan.col_indices.data_ptr()
     with pytest.raises(ValueError, match="plan is for a product"):
-        plan(y, x)
+        plan(x, convert(b[:, 1:], "Csr", torch.int32))
     full = convert(torch.ones(9, 14, dtype=torch.float64), "Csr", torch.int32)
     thin = sparsecore.spgemm_plan(x, convert(torch.eye(14, 11, dtype=torch.float64), "Csr", torch.int32))
     with pytest.raises(RuntimeError, match=r"^col_indices: row \d+ lacks"):
@@ -378,8 +378,8 @@ def test_only_what_asks_gets_a_gradient():
         _, _, values = op.spgemm(**{**inputs, name: leaf})
         values.sum().backward()
         assert leaf.grad.shape == leaf.shape
-    with torch.no_grad():
-        assert not op.spgemm(**{**inputs, "a_values": leaf})[2].requires_grad
+        with torch.no_grad():
+            assert not op.spgemm(**{**inputs, name: leaf})[2].requires_grad
 
 
 @pytest.mark.parametrize("name", ["spgemm", "_spgemm", "spgemm_pattern", "spgemm_values"])
@@ -396,13 +396,17 @@ def test_opcheck(name):
         if name in ("spgemm", "spgemm_values"):
             leaves = [t.clone().requires_grad_() if isinstance(t, torch.Tensor) and i in (2, 5) else t
                       for i, t in enumerate(args)]  # fmt: skip
-            torch.library.opcheck(getattr(torch.ops.sparsecore, name).default, tuple(leaves))
+            # It adds up all outputs, which it can't where indices come before values: test_compile_fullgraph
+            # compares the gradients of a traced spgemm instead.
+            checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+            checks += ("test_aot_dispatch_dynamic",) * (name == "spgemm_values")
+            torch.library.opcheck(getattr(torch.ops.sparsecore, name).default, tuple(leaves), test_utils=checks)
 
 
 def test_the_fake_does_not_know_nnz():
+    real = samples.inputs(SMALL)
     with FakeTensorMode(shape_env=torch.fx.experimental.symbolic_shapes.ShapeEnv()) as mode:
-        inputs = {n: mode.from_tensor(t) if isinstance(t, torch.Tensor) else t
-                  for n, t in samples.inputs(SMALL).items()}  # fmt: skip
+        inputs = {n: mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for n, t in real.items()}
         crow, col, values = op.spgemm(**inputs)
     assert crow.shape == (13,) and col.dtype is torch.int64 and values.dtype is torch.float32
     assert isinstance(values.shape[0], torch.SymInt) and str(col.shape[0]) == str(values.shape[0])
@@ -486,17 +490,18 @@ m, n = 3000, 40_000
 a = torch.arange(m + 1), torch.zeros(m, dtype=torch.int64), torch.ones(m)
 b = torch.tensor([0, n]), torch.arange(n), torch.ones(n)
 op.spgemm(*(t[:11] if i % 3 == 0 else t[:10] for i, t in enumerate(a)), *b, n)
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+size = lambda field: int(open("/proc/self/statm").read().split()[field]) * resource.getpagesize()
+used, resident = size(0), size(1)
 failed = 0
-for spare in range(0, 1600 << 20, 200 << 20):  # C is 1.4 GB: columns, then values
+for spare in range(0, 1200 << 20, 150 << 20):  # C is 1.4 GB: columns, then values
     resource.setrlimit(resource.RLIMIT_AS, (used + spare, -1))
     try:
         op.spgemm(*a, *b, n)
     except (RuntimeError, MemoryError):
         failed += 1
     resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-    now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    assert now < used + (64 << 20), f"{now - used} bytes are left behind"
+    assert size(1) < resident + (32 << 20), f"{size(1) - resident} bytes are left behind"
+    assert size(0) < used + (256 << 20), "address space is left behind"
 crow, col, values = op.spgemm(*(t[:11] if i % 3 == 0 else t[:10] for i, t in enumerate(a)), *b, n)
 assert col.numel() == 10 * n and bool((values == 1).all())
 print(failed)

@@ -35,7 +35,8 @@ const void* values_of(const Optional& values, const CsrView& w, const CsrNames& 
                      ": dtype must be float32, float64, complex64 or complex128, not ",
                      torch::headeronly::toString(values->scalar_type()));
   dtype = *d;
-  return values->const_data_ptr();
+  static const char none = 0;  // an empty tensor has no address, and a null one stands for a pattern
+  return w.nnz > 0 ? values->const_data_ptr() : &none;
 }
 
 // A product with A and B opened: checked, B listed as words, work counted, cut into tasks.
