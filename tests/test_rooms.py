@@ -31,7 +31,10 @@ ROOMS = {
         r"ops/(?P<op>\w+)/op\.cpp",
         [STABLE, CXX_STD, '"torch/.*"', '"core/.*"', '"cpu/.*"', '"ops/{op}/{op}.h"'],
     ),
-    "torch": (r"torch/\w+\.(h|cpp)", [STABLE, CXX_STD, r"<sys/\w+\.h>", '"torch/.*"', '"core/.*"', '"cpu/.*"']),
+    "torch": (
+        r"torch/\w+\.(h|cpp)",
+        [STABLE, CXX_STD, r"<sys/\w+\.h>", '"torch/.*"', '"core/.*"', '"cpu/.*"'],
+    ),
 }
 
 

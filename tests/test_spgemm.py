@@ -41,7 +41,8 @@ def fault(answer, case: cases.Case) -> str:
     wrong = ~(error <= bound)
     if wrong.any():
         at = int(wrong.nonzero()[0])
-        return f"value {at}: off by {error[at]:.3g}, bound {bound[at]:.3g}; {int(wrong.sum())} of {wrong.numel()}"
+        count = f"{int(wrong.sum())} of {wrong.numel()}"
+        return f"value {at}: off by {error[at]:.3g}, bound {bound[at]:.3g}; {count}"
     return ""
 
 
@@ -54,7 +55,7 @@ def threads(request):
 
 
 def test_every_case(threads):
-    """Through torch, between bands of wild indices and NaN; fused, in two phases, and within little memory."""
+    """Through torch, between bands of wild indices and NaN; fused, in two phases, within little memory."""
     faults, ran = [], 0
     for case in samples.CASES:
         inputs, _, _ = expected(case)
@@ -91,7 +92,7 @@ def test_every_case(threads):
 def test_unsorted_holds_the_same_elements():
     shuffled = 0
     for case in samples.CASES:
-        inputs, reference, _ = expected(case)
+        inputs, _, _ = expected(case)
         crow, col, values = op.spgemm(**inputs, sorted=False)
         rows = torch.arange(case.m).repeat_interleave(crow.diff())
         order = (rows * max(case.n, 1) + col).argsort()
@@ -247,14 +248,14 @@ def test_nothing_is_copied():
 
 
 def test_index_dtypes():
-    a, b, x, _ = pair("tensors", index=torch.int32)
+    _, b, x, _ = pair("tensors", index=torch.int32)
     for index in (torch.int32, torch.int64):
         crow, col, _, _ = sparsecore.spgemm(x, convert(b, "tensors", index))
         assert crow.dtype is col.dtype is index
 
 
 def test_patterns():
-    a, b, x, y = pair("numpy")
+    _, _, x, y = pair("numpy")
     for left, right in ((x, y), ((*x[:2], None, x[3]), y), (x, (*y[:2], None, y[3]))):
         crow, col, values, shape = sparsecore.spgemm(left, right)
         full = sparsecore.spgemm(x, y)
@@ -263,7 +264,7 @@ def test_patterns():
 
 
 def test_a_plan_takes_new_values():
-    a, b, x, y = pair("Csr")
+    _, b, x, y = pair("Csr")
     plan = sparsecore.spgemm_plan(x, y)
     assert plan.shape == (9, 11) and plan.nnz == sparsecore.spgemm(x, y).nnz
     for seed in range(3):
@@ -316,7 +317,9 @@ def test_a_plan_that_does_not_fit_is_refused(case):
             for memory in (0, 2000):
                 for bad_crow, bad_col in hostile_plans(crow, col, case.n):
                     with pytest.raises(RuntimeError, match=r"^(crow|col)_indices: "):
-                        op.values(**arrays, crow_indices=bad_crow, col_indices=bad_col, n=case.n, memory=memory)
+                        op.values(
+                            **arrays, crow_indices=bad_crow, col_indices=bad_col, n=case.n, memory=memory
+                        )
                     refused += 1
     assert refused > 50
     more = torch.full((case.m,), case.n, dtype=torch.int64).cumsum(0)
@@ -384,7 +387,12 @@ def test_only_what_asks_gets_a_gradient():
 
 @pytest.mark.parametrize("name", ["spgemm", "_spgemm", "spgemm_pattern", "spgemm_values"])
 def test_opcheck(name):
-    for case in (SMALL, cases.Case(3, 0, 5), cases.Case(0, 4, 5), cases.Case(5, 9, 7, value=samples.c128, index=cases.i32)):
+    for case in (
+        SMALL,
+        cases.Case(3, 0, 5),
+        cases.Case(0, 4, 5),
+        cases.Case(5, 9, 7, value=samples.c128, index=cases.i32),
+    ):
         inputs = samples.inputs(case)
         arrays = [inputs[n] for n in samples.NAMES]
         crow, col, _ = op.spgemm(**inputs)
@@ -400,7 +408,9 @@ def test_opcheck(name):
             # compares the gradients of a traced spgemm instead.
             checks = ("test_schema", "test_autograd_registration", "test_faketensor")
             checks += ("test_aot_dispatch_dynamic",) * (name == "spgemm_values")
-            torch.library.opcheck(getattr(torch.ops.sparsecore, name).default, tuple(leaves), test_utils=checks)
+            torch.library.opcheck(
+                getattr(torch.ops.sparsecore, name).default, tuple(leaves), test_utils=checks
+            )
 
 
 def test_the_fake_does_not_know_nnz():
@@ -447,7 +457,7 @@ def test_shapes_and_dtypes():
 
 
 def test_matrices_that_do_not_fit():
-    a, b, x, y = pair("Csr")
+    _, b, x, y = pair("Csr")
     with pytest.raises(ValueError, match=r"^b: must have as many rows as a has columns, 14, not 9"):
         sparsecore.spgemm(x, x)
     with pytest.raises(TypeError, match=r"^a: must be a Csr"):

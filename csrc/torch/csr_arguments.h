@@ -24,8 +24,7 @@ inline CsrView csr_pattern(const Tensor& crow_indices, const Tensor& col_indices
                      names.crow, ", ", torch::headeronly::toString(crow_indices.scalar_type()), ", not ",
                      torch::headeronly::toString(col_indices.scalar_type()));
   SPARSECORE_REQUIRE(crow_indices.numel() >= 1, names.crow, ": must have ", names.rows, " + 1 elements, not 0");
-  SPARSECORE_REQUIRE(k >= 0 && k <= std::numeric_limits<int32_t>::max(), names.width, " must be in [0, 2^31), not ",
-                     k);
+  SPARSECORE_REQUIRE(k >= 0 && k <= std::numeric_limits<int32_t>::max(), names.width, " must be in [0, 2^31), not ", k);
   return {crow_indices.numel() - 1,
           k,
           col_indices.numel(),

@@ -45,8 +45,8 @@ def _operand(x: Any, name: str) -> _Operand:
             raise TypeError(f"{name}: must be a two-dimensional torch.sparse_csr tensor, not {x.layout}")
         return _Operand(x.crow_indices(), x.col_indices(), x.values(), (x.shape[0], x.shape[1]), "torch")
     if getattr(x, "format", None) == "csr":
-        arrays = (_tensor(getattr(x, field), name) for field in ("indptr", "indices", "data"))
-        return _Operand(*arrays, tuple(x.shape), "scipy")
+        arrays = [_tensor(getattr(x, field), name) for field in ("indptr", "indices", "data")]
+        return _Operand(arrays[0], arrays[1], arrays[2], tuple(x.shape), "scipy")
     if not isinstance(x, tuple) or len(x) != 4:
         raise TypeError(
             f"{name}: must be a Csr, a torch.sparse_csr tensor, a SciPy CSR matrix or a tuple "
@@ -54,8 +54,8 @@ def _operand(x: Any, name: str) -> _Operand:
         )
     crow, col, values, shape = x
     kind = "tensors" if isinstance(crow, Tensor) else "numpy"
-    parts = (_tensor(crow, name), _tensor(col, name), None if values is None else _tensor(values, name))
-    return _Operand(*parts, tuple(shape), kind)
+    values = None if values is None else _tensor(values, name)
+    return _Operand(_tensor(crow, name), _tensor(col, name), values, tuple(shape), kind)
 
 
 def _pair(a: Any, b: Any) -> tuple[_Operand, _Operand]:
@@ -101,8 +101,8 @@ def spgemm(a: Any, b: Any, *, sorted: bool = True, memory: int = 0) -> Any:
         memory: most bytes of working space; see sparsecore.ops.spgemm.
 
     Returns:
-        ``[m, n]``, the kind of a. Deterministic, whatever the number of threads. Gradients reach the values of
-        a Csr, a torch.sparse_csr tensor and a tuple of tensors, kept to the operand's pattern.
+        ``[m, n]``, the kind of a (of SciPy's kinds, an array); the same bits for any number of threads.
+        Gradients reach the values of a Csr and of a tuple of tensors, kept to the operand's pattern.
 
     Raises:
         TypeError, ValueError, RuntimeError: naming the argument.

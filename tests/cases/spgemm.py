@@ -59,9 +59,9 @@ def csr(rows: int, columns: int, case: Case, seed: int) -> tuple[torch.Tensor, t
         places = torch.randint(rows * columns, (int(rows * columns * case.density),), generator=g).unique()
         r, c = places // columns, places % columns
     else:
-        r, c = testing.random_weight(
-            rows, columns, case.density, pattern=case.pattern, seed=seed
-        ).nonzero(as_tuple=True)
+        r, c = testing.random_weight(rows, columns, case.density, pattern=case.pattern, seed=seed).nonzero(
+            as_tuple=True
+        )
     if case.layout == "repeated":
         r, c = r.repeat_interleave(2), c.repeat_interleave(2)
         c[1::2] = c[1::2].roll(1) if len(set(r.tolist())) < 2 else c[1::2]
@@ -115,7 +115,10 @@ def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
         }  # fmt: skip
         for name, tensors in wrong.items():
             yield from ((f"{side}_{name}", {**inputs, f"{side}_{name}": t}) for t in tensors)
-    yield "b_values", {**inputs, "b_values": inputs["b_values"].to(c64 if inputs["b_values"].dtype is f64 else f64)}
+    yield (
+        "b_values",
+        {**inputs, "b_values": inputs["b_values"].to(c64 if inputs["b_values"].dtype is f64 else f64)},
+    )
     yield from (("n", {**inputs, "n": n}) for n in (-1, 2**31, 2**62))
     yield "memory", {**inputs, "memory": -1}
 
@@ -139,7 +142,9 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
         yield from (broken(crow_name, n // 2, v) for v in (nnz + 1, *extremes))
         long = int(crow.diff().argmax())
         yield broken(crow_name, long + 1, int(crow[long]) - 1)
-        yield from (broken(col_name, at, v) for at in (0, nnz // 2, nnz - 1) for v in (width, width + 1, *extremes))
+        yield from (
+            broken(col_name, at, v) for at in (0, nnz // 2, nnz - 1) for v in (width, width + 1, *extremes)
+        )
 
 
 def products(inputs: dict) -> int:

@@ -17,7 +17,8 @@ namespace {
 
 // The numbers of an array, two of a complex one's element.
 void append(std::vector<float>& numbers, const Array& a) {
-  const bool two = a.dtype == Dtype::c64 || a.dtype == Dtype::c128, wide = a.dtype == Dtype::f64 || a.dtype == Dtype::c128;
+  const bool two = a.dtype == Dtype::c64 || a.dtype == Dtype::c128,
+             wide = a.dtype == Dtype::f64 || a.dtype == Dtype::c128;
   for (int64_t i = 0; i < a.size() * (two ? 2 : 1); ++i)
     numbers.push_back(wide  ? static_cast<float>(static_cast<const double*>(a.data)[i])
                       : two ? static_cast<const float*>(a.data)[i]

@@ -22,8 +22,10 @@ CsrView view(const Call& call, const std::string& side, int64_t width) {
   const Array* values = call.find(side + "_values");
   if (crow.dtype != col.dtype || crow.size() < 1 || (values && values->size() != col.size()))
     throw std::invalid_argument(side + ": arrays do not fit together");
-  return {crow.size() - 1, width, col.size(), crow.data, col.data, values ? values->data : nullptr,
-          crow.dtype, values ? values->dtype : Dtype::f32};
+  return {crow.size() - 1, width,
+          col.size(),      crow.data,
+          col.data,        values ? values->data : nullptr,
+          crow.dtype,      values ? values->dtype : Dtype::f32};
 }
 
 struct Zeros : Fenced {
@@ -35,7 +37,8 @@ std::vector<Task> cut(const Args& a, int64_t pieces, int64_t parts) {
   const int64_t m = a.a.n, words = (a.b.k + 63) / 64;
   int64_t heavy = -1;
   for (int64_t row = 0; row < m && parts > 0 && a.strict; ++row)
-    if (a.work[row + 1] > a.work[row] && (heavy < 0 || a.work[row + 1] - a.work[row] > a.work[heavy + 1] - a.work[heavy]))
+    if (a.work[row + 1] > a.work[row] &&
+        (heavy < 0 || a.work[row + 1] - a.work[row] > a.work[heavy + 1] - a.work[heavy]))
       heavy = row;
   for (int64_t p = 0; p < pieces; ++p) {
     const int64_t begin = m * p / pieces, end = m * (p + 1) / pieces;
@@ -125,8 +128,8 @@ Outcome run(const Kernel& kernel, const Call& call) {
   for (const char* side : {"grad_a", "grad_b"}) {
     const Array* out = call.find(side);
     if (!out) continue;
-    const spgemm::Gradients g{a.a, a.b, {m, a.b.k, a.nnz, crow.data, col.data, values->data, a.a.index, a.a.value},
-                              out->data};
+    const spgemm::Gradients g{
+        a.a, a.b, {m, a.b.k, a.nnz, crow.data, col.data, values->data, a.a.index, a.a.value}, out->data};
     const auto kernel_run = side[5] == 'a' ? kernel.for_a : kernel.for_b;
     const int64_t rows = side[5] == 'a' ? m : a.b.n, pieces = call.integer("pieces", 1);
     for (int64_t p = 0; p < pieces; ++p) {

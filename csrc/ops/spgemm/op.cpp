@@ -123,9 +123,8 @@ class Product {
       found_.words += f.words;
     }
     args.strict = found_.strict;
-    const int64_t bad_a = ranges(a, thread_count(a.nnz + a.n), [&](int64_t begin, int64_t end, int64_t) {
-      return kernel_.open_a(args, begin, end);
-    });
+    const int64_t bad_a = ranges(a, thread_count(a.nnz + a.n),
+                                 [&](int64_t begin, int64_t end, int64_t) { return kernel_.open_a(args, begin, end); });
     if (bad_a >= 0) raise(csr_check_row(a, bad_a, false), a, kA);
     args.work[0] = 0;
     for (int64_t row = 0; row < a.n; ++row) {
@@ -142,7 +141,8 @@ class Product {
     std::atomic<int64_t> bad{-1};
     for_pieces(pieces, threads, [&](int64_t p, int64_t) {
       const auto offset = [&](int64_t row) { return w.offset(row); };
-      const int64_t begin = piece_begin(w.n, p, pieces, 2, 1, offset), end = piece_begin(w.n, p + 1, pieces, 2, 1, offset);
+      const int64_t begin = piece_begin(w.n, p, pieces, 2, 1, offset),
+                    end = piece_begin(w.n, p + 1, pieces, 2, 1, offset);
       const int64_t row = begin < end ? fn(begin, end, p) : -1;
       if (row >= 0) bad.store(row, std::memory_order_relaxed);
     });
@@ -246,14 +246,14 @@ Output multiply(const Tensor& a_crow, const Tensor& a_col, const Optional& a_val
 }
 
 std::tuple<Tensor, Tensor, Tensor> spgemm(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
-                                          const Tensor& b_crow, const Tensor& b_col, const Tensor& b_values,
-                                          int64_t n, bool sorted, int64_t memory) {
+                                          const Tensor& b_crow, const Tensor& b_col, const Tensor& b_values, int64_t n,
+                                          bool sorted, int64_t memory) {
   const Output c = multiply(a_crow, a_col, a_values, b_crow, b_col, b_values, n, sorted, memory);
   return {c.crow, c.col, *c.values};
 }
 
-std::tuple<Tensor, Tensor> pattern(const Tensor& a_crow, const Tensor& a_col, const Tensor& b_crow,
-                                   const Tensor& b_col, int64_t n, int64_t memory) {
+std::tuple<Tensor, Tensor> pattern(const Tensor& a_crow, const Tensor& a_col, const Tensor& b_crow, const Tensor& b_col,
+                                   int64_t n, int64_t memory) {
   const Output c = multiply(a_crow, a_col, std::nullopt, b_crow, b_col, std::nullopt, n, true, memory);
   return {c.crow, c.col};
 }
@@ -286,8 +286,8 @@ Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
 
 // The gradient of a_values (`of_a`) or b_values; grad lies at crow and col.
 Tensor gradient(bool of_a, const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
-                const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col,
-                const Tensor& grad, int64_t n) {
+                const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col, const Tensor& grad,
+                int64_t n) {
   Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
   const Args& args = product.args;
   CsrView g = product.like_c(crow, col, n);
@@ -297,7 +297,8 @@ Tensor gradient(bool of_a, const Tensor& a_crow, const Tensor& a_col, const Tens
   const CsrView& of = of_a ? args.a : args.b;
   const Tensor out = empty_like_dtype(grad, {of.nnz});
   const Gradients gradients{args.a, args.b, g, out.mutable_data_ptr()};
-  const int64_t threads = thread_count(product.products() + g.nnz), pieces = of_a && threads > 1 ? threads * 8 : threads;
+  const int64_t threads = thread_count(product.products() + g.nnz),
+                pieces = of_a && threads > 1 ? threads * 8 : threads;
   const int64_t scratch_bytes = (n * dtype_bytes(g.value) + 63) / 64 * 64;
   const Memory scratch = reserve_zeros(threads * scratch_bytes);
   std::atomic<int64_t> bad{-1};

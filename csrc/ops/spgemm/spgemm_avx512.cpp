@@ -70,8 +70,7 @@ struct Avx512Lanes : PlainLanes {
   using PlainLanes::stage;
   template <class Index>
   static void stage(const Index* col, const None*, None, int64_t count, int32_t* columns, None*, None*) {
-    for (int64_t j = 0; j < count; j += 16)
-      _mm512_storeu_si512(columns + j, load16(col + j, first16(count - j)));
+    for (int64_t j = 0; j < count; j += 16) _mm512_storeu_si512(columns + j, load16(col + j, first16(count - j)));
   }
   template <class Index>
   static void stage(const Index* col, const float* values, float a, int64_t count, int32_t* columns, float* factors,
@@ -84,8 +83,8 @@ struct Avx512Lanes : PlainLanes {
     }
   }
   template <class Index>
-  static void stage(const Index* col, const double* values, double a, int64_t count, int32_t* columns,
-                    double* factors, double* elements) {
+  static void stage(const Index* col, const double* values, double a, int64_t count, int32_t* columns, double* factors,
+                    double* elements) {
     for (int64_t j = 0; j < count; j += 16) {
       const __mmask16 live = first16(count - j);
       _mm512_storeu_si512(columns + j, load16(col + j, live));

@@ -19,9 +19,7 @@ def _one_index(*arrays: Tensor) -> tuple[Tensor, ...]:
 
 def _smooth(*values: Tensor) -> bool:
     # As for every op: a traced graph takes the differentiable op, an eager call only if it must.
-    return torch.compiler.is_compiling() or (
-        torch.is_grad_enabled() and any(v.requires_grad for v in values)
-    )
+    return torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(v.requires_grad for v in values))
 
 
 def spgemm(
@@ -46,8 +44,8 @@ def spgemm(
         n: columns of B, below 2^31.
         sorted: columns of C's rows rise; else they may come in any order, which is faster for short rows of
             wide matrices. No column is repeated in either case.
-        memory: most bytes of working space for all threads, beside 8 a row of A and 12 an element of B. 0: what is fast, but
-            no more than a quarter of what is free. Wide rows are then made piece by piece.
+        memory: most bytes of working space for all threads, beside 8 a row of A and 12 an element of B; wide
+            rows are then made piece by piece. 0: what is fast, but no more than a quarter of what is free.
 
     Returns:
         crow_indices ``[m + 1]``, col_indices and values of C ``[m, n]``. An element that is stored in neither
@@ -102,7 +100,11 @@ def values(
     arrays = _one_index(
         a_crow_indices, a_col_indices, b_crow_indices, b_col_indices, crow_indices, col_indices
     )
-    op = torch.ops.sparsecore.spgemm_values if _smooth(a_values, b_values) else torch.ops.sparsecore._spgemm_values
+    op = (
+        torch.ops.sparsecore.spgemm_values
+        if _smooth(a_values, b_values)
+        else torch.ops.sparsecore._spgemm_values
+    )
     return op.default(*arrays[:2], a_values, *arrays[2:4], b_values, *arrays[4:], n, memory)
 
 
