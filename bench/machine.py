@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
     """Of what was timed; "library" tells builds of our kernels apart."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     found["library"] = hashlib.sha256(sparsecore.library.read_bytes()).hexdigest()[:12]
-    for name in ("sparsecore", "numpy", "scipy", "mkl", "sparse-dot-mkl"):
+    for name in ("sparsecore", "numpy", "scipy", "mkl", "sparse-dot-mkl", "suitesparse-graphblas"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -24,7 +24,7 @@ ROOMS = {
     "cuda": (r"cuda/\w+\.h", [C_STD, "<cuda_runtime.h>", "<utility>", '"core/.*"', '"cuda/.*"']),
     "contract": (r"ops/(?P<op>\w+)/(?P=op)\.h", [C_STD, '"core/.*"', '"cpu/.*"']),
     "kernel": (
-        rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|simd\.h)",
+        rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|[a-z]+\.h)",
         [C_STD, "<immintrin.h>", "<arm_neon.h>", '"core/.*"', '"cpu/.*"', '"ops/{op}/.*"'],
     ),
     ".cu": (r"ops/(?P<op>\w+)/(?P=op)(_sm\d+)?\.cu", [C_STD, '"core/.*"', '"cuda/.*"', '"ops/{op}/.*"']),
@@ -37,7 +37,10 @@ ROOMS = {
         r"ops/(?P<op>\w+)/op\.cpp",
         [STABLE, CXX_STD, '"torch/.*"', '"core/.*"', '"cpu/.*"', '"ops/{op}/{op}.h"'],
     ),
-    "torch": (r"torch/\w+\.(h|cpp)", [STABLE, CXX_STD, '"torch/.*"', '"core/.*"', '"cpu/.*"']),
+    "torch": (
+        r"torch/\w+\.(h|cpp)",
+        [STABLE, CXX_STD, r"<sys/\w+\.h>", '"torch/.*"', '"core/.*"', '"cpu/.*"'],
+    ),
 }
 
 

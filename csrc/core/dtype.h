@@ -14,7 +14,7 @@
 
 namespace sparsecore {
 
-enum class Dtype : int32_t { f32, bf16, f16, i8, i32, i64 };
+enum class Dtype : int32_t { f32, bf16, f16, i8, i32, i64, f64, c64, c128 };
 
 constexpr int64_t dtype_bytes(Dtype d) {
   switch (d) {
@@ -23,7 +23,10 @@ constexpr int64_t dtype_bytes(Dtype d) {
     case Dtype::bf16:
     case Dtype::f16: return 2;
     case Dtype::i8: return 1;
-    case Dtype::i64: return 8;
+    case Dtype::i64:
+    case Dtype::f64:
+    case Dtype::c64: return 8;
+    case Dtype::c128: return 16;
   }
   return 0;
 }
@@ -36,6 +39,9 @@ constexpr const char* dtype_name(Dtype d) {
     case Dtype::i8: return "int8";
     case Dtype::i32: return "int32";
     case Dtype::i64: return "int64";
+    case Dtype::f64: return "float64";
+    case Dtype::c64: return "complex64";
+    case Dtype::c128: return "complex128";
   }
   return "?";
 }

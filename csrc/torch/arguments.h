@@ -25,6 +25,9 @@ inline std::optional<Dtype> as_dtype(ScalarType type) {
     case ScalarType::Char: return Dtype::i8;
     case ScalarType::Int: return Dtype::i32;
     case ScalarType::Long: return Dtype::i64;
+    case ScalarType::Double: return Dtype::f64;
+    case ScalarType::ComplexFloat: return Dtype::c64;
+    case ScalarType::ComplexDouble: return Dtype::c128;
     default: return std::nullopt;
   }
 }

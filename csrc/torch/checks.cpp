@@ -23,7 +23,8 @@ int64_t bad_row(int64_t n, int64_t nnz, const CheckRow& check_row) {
 }
 
 void check_csr(const Tensor& crow_indices, const Tensor& col_indices, const Tensor& values, int64_t k) {
-  const CsrView w = csr_view(crow_indices, col_indices, values, k);
+  const CsrView w = csr_pattern(crow_indices, col_indices, k);
+  check_count(values, w);
   raise(csr_check_ends(w), w);
   const int64_t bad = bad_row(w.n, w.nnz, [&](int64_t r) { return csr_check_row(w, r).fault == CsrFault::none; });
   if (bad >= 0) raise(csr_check_row(w, bad), w);

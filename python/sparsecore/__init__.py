@@ -49,8 +49,9 @@ if _forced := os.environ.get("SPARSECORE_ISA"):
 
 from .formats import Bitmap, Csr, sparsify  # noqa: E402  (need the library)
 from .linear import linear  # noqa: E402
+from .spgemm import SpgemmPlan, spgemm, spgemm_plan  # noqa: E402
 
-__all__ = ["Bitmap", "Csr", "linear", "sparsify"]
+__all__ = ["Bitmap", "Csr", "SpgemmPlan", "linear", "sparsify", "spgemm", "spgemm_plan"]
 
 _LATER = ("bench", "doctor", "io", "nn", "prune", "testing")
 

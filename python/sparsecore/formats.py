@@ -13,6 +13,8 @@ from torch import Tensor
 from .ops import bitmap_from_csr, bitmap_from_dense, bitmap_to_csr, bitmap_to_dense, spmm_bitmap, spmm_csr
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+# What spgemm multiplies, and linear does not, beside float32.
+_PRECISE = (torch.float64, torch.complex64, torch.complex128)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -144,12 +146,12 @@ def _raise_value_error(op: Any, *args: Any) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Csr(_Format):
-    """CSR weight ``[n, k]``, array for array ``torch.sparse_csr``.
+    """CSR matrix ``[n, k]``, array for array ``torch.sparse_csr``.
 
     Attributes:
         crow_indices: ``[n + 1]`` int32 or int64.
         col_indices: ``[nnz]`` of the same dtype, rising strictly within a row.
-        values: ``[nnz]`` float32, bfloat16 or float16.
+        values: ``[nnz]`` float32, bfloat16 or float16; float64, complex64 or complex128 for spgemm alone.
         shape: ``(n, k)``.
 
     Raises:
@@ -166,7 +168,7 @@ class Csr(_Format):
         self, crow_indices: Tensor, col_indices: Tensor, values: Tensor, shape: tuple[int, int]
     ) -> None:
         shape = _check_shape(shape)
-        _check_values(values, _FLOATS)
+        _check_values(values, (*_FLOATS, *_PRECISE))
         for name, t in (("crow_indices", crow_indices), ("col_indices", col_indices)):
             _require(isinstance(t, Tensor) and t.dim() == 1, f"{name}: must be a tensor of one dimension")
             _require(
@@ -217,7 +219,7 @@ class Csr(_Format):
         """From a SciPy CSR matrix or array with sorted indices, sharing its memory; checked.
 
         Raises:
-            ValueError: for another format, unsorted or duplicated columns, or float64 values.
+            ValueError: for another format, other dtypes, and unsorted or duplicated columns.
         """
         _require(getattr(w, "format", None) == "csr", "w: must be a SciPy CSR matrix or array")
         made = cls(
@@ -228,7 +230,7 @@ class Csr(_Format):
 
     def to_dense(self) -> Tensor:
         """``[n, k]`` of values' dtype."""
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.dtype not in _PRECISE:
             return self.to_bitmap().to_dense()
         return spmm_csr.dense_weight(self.crow_indices, self.col_indices, self.values, self.shape[1])
 
@@ -239,10 +241,10 @@ class Csr(_Format):
         )
 
     def to_scipy(self) -> Any:
-        """A ``scipy.sparse.csr_array`` that shares the arrays (float32 values only)."""
+        """A ``scipy.sparse.csr_array`` that shares the arrays (no 16-bit floats)."""
         from scipy.sparse import csr_array
 
-        _require(self.dtype is torch.float32, f"values: SciPy has no {self.dtype}")
+        _require(self.dtype.itemsize >= 4, f"values: SciPy has no {self.dtype}")
         arrays = (self.values.numpy(), self.col_indices.numpy(), self.crow_indices.numpy())
         return csr_array(arrays, shape=self.shape)
 

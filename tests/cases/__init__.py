@@ -198,8 +198,13 @@ def ops() -> list[str]:
     return [op for op in every_op() if hasattr(of(op), "weight")]
 
 
+def products() -> list[str]:
+    """Sparse times sparse: see cases/spgemm.py, which test_spgemm.py reads."""
+    return [op for op in every_op() if hasattr(of(op), "PRODUCT")]
+
+
 def conversions() -> list[str]:
-    return [op for op in every_op() if op not in ops()]
+    return [op for op in every_op() if op not in (*ops(), *products())]
 
 
 def of(op: str) -> ModuleType:

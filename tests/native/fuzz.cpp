@@ -18,6 +18,16 @@ namespace {
 
 constexpr int64_t kEmulated = 8;  // one call of so many goes to emulated CUDA kernels too: they are slow
 
+// The numbers of an array, two of a complex one's element.
+void append(std::vector<float>& numbers, const Array& a) {
+  const bool two = a.dtype == Dtype::c64 || a.dtype == Dtype::c128,
+             wide = a.dtype == Dtype::f64 || a.dtype == Dtype::c128;
+  for (int64_t i = 0; i < a.size() * (two ? 2 : 1); ++i)
+    numbers.push_back(wide  ? static_cast<float>(static_cast<const double*>(a.data)[i])
+                      : two ? static_cast<const float*>(a.data)[i]
+                            : load_f32(a.data, a.dtype, i));
+}
+
 bool is_index(const Array& a) {
   return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.name == "bitmask");
 }
@@ -66,8 +76,7 @@ Result run(const Variant& v, const Call& call) {
   for (const Array& a : call.arrays)
     if (a.output && (a.dtype == Dtype::i8 || a.dtype == Dtype::i32 || a.dtype == Dtype::i64))
       result.whole.append(static_cast<const char*>(a.data), static_cast<size_t>(a.bytes()));
-    else
-      for (int64_t i = 0; a.output && i < a.size(); ++i) result.numbers.push_back(load_f32(a.data, a.dtype, i));
+    else if (a.output) append(result.numbers, a);
   return result;
 }
 

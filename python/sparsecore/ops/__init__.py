@@ -5,5 +5,6 @@ from . import bitmap_from_csr as bitmap_from_csr
 from . import bitmap_from_dense as bitmap_from_dense
 from . import bitmap_to_csr as bitmap_to_csr
 from . import bitmap_to_dense as bitmap_to_dense
+from . import spgemm as spgemm
 from . import spmm_bitmap as spmm_bitmap
 from . import spmm_csr as spmm_csr

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+// spgemm's walks over A and B, for every ISA: opening, and one row's pattern and sums in a window of words.
+#pragma once
+#include "ops/spgemm/spgemm_scratch.h"
+
+namespace sparsecore::spgemm {
+namespace {
+
+constexpr int64_t kAhead = 8;
+
+template <class Index>
+struct Rows {
+  const Index* crow;
+  const Index* col;
+  explicit Rows(const CsrView& w) : crow(static_cast<const Index*>(w.crow)), col(static_cast<const Index*>(w.col)) {}
+};
+
+template <class Index>
+int64_t open_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) {
+  const Rows<Index> b(a.b);
+  const uint64_t width = static_cast<uint64_t>(a.b.k);
+  bool strict = true;
+  int64_t words = 0;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = b.crow[row], to = b.crow[row + 1];
+    if (from < 0 || from > to || to > a.b.nnz) return row;
+    int64_t last = -1, word = -1, at = from - 1;
+    uint64_t bits = 0;
+    for (int64_t p = from; p < to; ++p) {
+      const int64_t c = b.col[p];
+      if (static_cast<uint64_t>(c) >= width) return row;
+      strict &= c > last;
+      last = c;
+      const bool other = c >> 6 != word;
+      word = c >> 6;
+      at += other;
+      bits = (other ? 0 : bits) | uint64_t{1} << (c & 63);
+      a.words.word[at] = static_cast<int32_t>(word);
+      a.words.bits[at] = bits;
+    }
+    a.words.count[row] = at + 1 - from;
+    words += at + 1 - from;
+  }
+  found.strict &= strict;
+  found.words += words;
+  return -1;
+}
+
+template <class Index>
+int64_t open_rows_of_a(const Args& a, int64_t begin, int64_t end) {
+  const Rows<Index> m(a.a), b(a.b);
+  const uint64_t height = static_cast<uint64_t>(a.b.n);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = m.crow[row], to = m.crow[row + 1];
+    if (from < 0 || from > to || to > a.a.nnz) return row;
+    int64_t products = 0;
+    for (int64_t p = from; p < to; ++p) {
+      const int64_t k = m.col[p];
+      if (static_cast<uint64_t>(k) >= height) return row;
+      products += b.crow[k + 1] - b.crow[k];
+    }
+    a.work[row + 1] = products;
+  }
+  return -1;
+}
+
+// First of rising items[from, to) that is not below `limit`.
+template <class Item>
+inline int64_t first_from(const Item* items, int64_t from, int64_t to, int64_t limit) {
+  while (from < to) {
+    const int64_t middle = from + (to - from) / 2;
+    if (items[middle] < limit) from = middle + 1;
+    else to = middle;
+  }
+  return from;
+}
+
+// One row of A against B. Clip: only columns of words [begin, begin + width) count.
+template <class Index, bool Clip>
+struct Row {
+  const Args& a;
+  const Rows<Index> m, b;
+  int64_t row, begin, width;
+
+  Row(const Args& args, int64_t r, int64_t w0, int64_t w1)
+      : a(args), m(args.a), b(args.b), row(r), begin(Clip ? w0 : 0), width(Clip ? w1 - w0 : word_count(args.b.k)) {}
+
+  // A word's place in the window.
+  bool outside(int64_t word) const { return Clip && static_cast<uint64_t>(word) >= static_cast<uint64_t>(width); }
+
+  // What a walk reads of B's rows, fetched kAhead elements of A before it is needed: rows of B are met in no
+  // order, and short ones end in a mispredicted branch that hides nothing.
+  void fetch_words(int64_t q) const {
+    __builtin_prefetch(a.words.word + q);
+    __builtin_prefetch(a.words.bits + q);
+    __builtin_prefetch(a.words.bits + q + 8);
+  }
+  template <class T>
+  void fetch_elements(int64_t q) const {
+    __builtin_prefetch(b.col + q);
+    if (!kValues<T>) return;
+    __builtin_prefetch(static_cast<const T*>(a.b.values) + q);
+    if (sizeof(T) == 4) return;
+    __builtin_prefetch(static_cast<const T*>(a.b.values) + q + 64 / sizeof(T));
+  }
+
+  // each(p, first entry, past the last, first element of B, past the last) for each element p of the row of A.
+  template <class Fetch, class Each>
+  bool over(const Fetch& fetch, const Each& each) const {
+    for (int64_t p = m.crow[row]; p < m.crow[row + 1]; ++p) {
+      if (p + kAhead < a.a.nnz) fetch(b.crow[m.col[p + kAhead]]);
+      const int64_t k = m.col[p];
+      int64_t q0 = b.crow[k], q1 = b.crow[k + 1], e0 = q0, e1 = q0 + a.words.count[k];
+      if (Clip && a.strict) {
+        e0 = first_from(a.words.word, e0, e1, begin);
+        e1 = first_from(a.words.word, e0, e1, begin + width);
+        q0 = first_from(b.col, q0, q1, begin * 64);
+        q1 = first_from(b.col, q0, q1, (begin + width) * 64);
+      }
+      if (e0 < e1 && !each(p, e0, e1, q0, q1)) return false;
+    }
+    return true;
+  }
+
+  // Words touched in bits: the range [lo, hi), whole where B's rows do not rise.
+  struct Range {
+    int64_t lo, hi;
+  };
+  // also(p, first entry, past the last, first element of B, past the last) while a row of B is at hand.
+  template <class T, class Also>
+  Range mark(uint64_t* bits, const Also& also) const {
+    const auto both = [this](int64_t q) {
+      fetch_words(q);
+      if (kValues<T>) fetch_elements<T>(q);
+    };
+    Range r{a.strict ? width : 0, a.strict ? 0 : width};
+    over(both, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
+      if (a.strict) {
+        const int64_t lo = a.words.word[e0] - begin, hi = a.words.word[e1 - 1] - begin + 1;
+        r.lo = lo < r.lo ? lo : r.lo;
+        r.hi = hi > r.hi ? hi : r.hi;
+      }
+      for (int64_t e = e0; e < e1; ++e) {
+        const int64_t w = a.words.word[e] - begin;
+        if (!outside(w)) bits[w] |= a.words.bits[e];
+      }
+      also(p, e0, e1, q0, q1);
+      return true;
+    });
+    if (r.lo > r.hi) r.lo = r.hi = 0;
+    return r;
+  }
+
+  // Marks and counts; leaves bits as they were.
+  int64_t count(uint64_t* bits) const {
+    const auto words = [this](int64_t q) { fetch_words(q); };
+    int64_t found = 0;
+    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+      for (int64_t e = e0; e < e1; ++e) {
+        const int64_t w = a.words.word[e] - begin;
+        if (outside(w)) continue;
+        const uint64_t more = a.words.bits[e], old = bits[w];
+        found += bit_count(more & ~old);
+        bits[w] = old | more;
+      }
+      return true;
+    });
+    if (found == 0) return 0;
+    if (found * 8 > width) {
+      std::memset(bits, 0, static_cast<size_t>(width) * 8);
+    } else {
+      over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+        for (int64_t e = e0; e < e1; ++e)
+          if (const int64_t w = a.words.word[e] - begin; !outside(w)) bits[w] = 0;
+        return true;
+      });
+    }
+    return found;
+  }
+
+  // out[rank of column] += products. Checked: false once a product's column has no bit.
+  template <bool Checked, class T>
+  bool sum_ranks(const Scratch& s, T* out) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
+    return over(elements, [&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
+      const T factor = x[p];
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t c = b.col[q], w = (c >> 6) - begin;
+        if (outside(w)) continue;
+        const uint64_t bits = s.bits[w];
+        if (Checked && (bits >> (c & 63) & 1) == 0) return false;
+        T& sum = out[s.base[w] + bit_count(bits & below(c))];
+        sum = madd(factor, y[q], sum);
+      }
+      return true;
+    });
+  }
+
+  // sums[column within the window] += products of one row of B.
+  template <class Lanes, class T>
+  void add_dense(const Scratch& s, int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) const {
+    const T* const y = static_cast<const T*>(a.b.values);
+    const T factor = static_cast<const T*>(a.a.values)[p];
+    T* const sums = static_cast<T*>(s.sums);
+    if (Lanes::thick_bits(a.a.value) != kNeverThick && a.sums == Sums::thick) {
+      const T* value = y + q0;
+      for (int64_t e = e0; e < e1; ++e)
+        value = Lanes::add(sums + (a.words.word[e] - begin) * 64, a.words.bits[e], value, factor);
+      return;
+    }
+    for (int64_t q = q0; q < q1; ++q) {
+      const int64_t c = b.col[q] - begin * 64;
+      if (!outside(c >> 6)) sums[c] = madd(factor, y[q], sums[c]);
+    }
+  }
+
+  // The same for all, as long as the columns are marked; false at the first that is not.
+  template <class Lanes, class T>
+  bool sum_marked(const Scratch& s) const {
+    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
+    return over(elements, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
+      for (int64_t e = e0; e < e1; ++e)
+        if (const int64_t w = a.words.word[e] - begin; !outside(w) && (a.words.bits[e] & ~s.bits[w]) != 0) return false;
+      add_dense<Lanes, T>(s, p, e0, e1, q0, q1);
+      return true;
+    });
+  }
+
+  // flush(how many) whenever as many products lie staged, the row's last in the end.
+  template <class Lanes, class T, class Flush>
+  void stage(const Scratch& s, const Flush& flush) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    T *const factors = static_cast<T*>(s.factors), *const elements = static_cast<T*>(s.elements);
+    int64_t staged = 0;
+    for (int64_t p = m.crow[row]; p < m.crow[row + 1]; ++p) {
+      if (p + kAhead < a.a.nnz) fetch_elements<T>(b.crow[m.col[p + kAhead]]);
+      const int64_t k = m.col[p], end = b.crow[k + 1];
+      for (int64_t q = b.crow[k]; q < end;) {
+        const int64_t left = end - q, count = left < kStage - staged ? left : kStage - staged;
+        Lanes::stage(b.col + q, y + q * kValues<T>, kValues<T> ? x[p * kValues<T>] : T{}, count, s.columns + staged,
+                     factors + staged * kValues<T>, elements + staged * kValues<T>);
+        staged += count;
+        q += count;
+        if (staged == kStage) {
+          flush(staged);
+          staged = 0;
+        }
+      }
+    }
+    flush(staged);
+  }
+
+  // How many columns the row has, by stamps.
+  template <class Lanes>
+  int64_t count_staged(const Scratch& s) const {
+    if (++*s.stamp == 256) {
+      std::memset(s.met, 0, static_cast<size_t>(64 * width));
+      *s.stamp = 1;
+    }
+    const unsigned char stamp = static_cast<unsigned char>(*s.stamp);
+    int64_t found = 0;
+    stage<Lanes, None>(s, [&](int64_t count) {
+      for (int64_t j = 0; j < count; ++j) {
+        unsigned char& met = s.met[s.columns[j]];
+        found += met != stamp;
+        met = stamp;
+      }
+    });
+    return found;
+  }
+
+  // Marks columns in bits, or checks that they are marked, and adds to sums if there are values.
+  template <bool Checked, class Lanes, class T>
+  bool sum_staged(const Scratch& s) const {
+    const T *const factors = static_cast<const T*>(s.factors), *const elements = static_cast<const T*>(s.elements);
+    T* const sums = static_cast<T*>(s.sums);
+    uint64_t absent = 0;
+    stage<Lanes, T>(s, [&](int64_t count) {
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t c = s.columns[j];
+        uint64_t& bits = s.bits[c >> 6];
+        if constexpr (Checked) absent |= ~bits >> (c & 63) & 1;
+        else bits |= uint64_t{1} << (c & 63);
+        if constexpr (kValues<T>) sums[c] = madd(factors[j], elements[j], sums[c]);
+      }
+    });
+    return absent == 0;
+  }
+
+  // The same for a whole row that is hashed.
+  template <bool Checked, class T>
+  bool sum_hashed(Hashed& hash, T* out) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
+    return over(elements, [&](int64_t p, int64_t, int64_t, int64_t q0, int64_t q1) {
+      const T factor = x[p];
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t c = b.col[q], at = hash.template slot<false>(static_cast<int32_t>(c >> 6));
+        if (Checked && (at < 0 || (hash.s.slot_bits[at] >> (c & 63) & 1) == 0)) return false;
+        T& sum = out[hash.s.slot_base[at] + bit_count(hash.s.slot_bits[at] & below(c))];
+        sum = madd(factor, y[q], sum);
+      }
+      return true;
+    });
+  }
+
+  int64_t mark_hashed(Hashed& hash) const {
+    const auto words = [this](int64_t q) { fetch_words(q); };
+    int64_t found = 0;
+    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
+      for (int64_t e = e0; e < e1; ++e) {
+        uint64_t& bits = hash.s.slot_bits[hash.template slot<true>(a.words.word[e])];
+        found += bit_count(a.words.bits[e] & ~bits);
+        bits |= a.words.bits[e];
+      }
+      return true;
+    });
+    return found;
+  }
+};
+
+}  // namespace
+}  // namespace sparsecore::spgemm
