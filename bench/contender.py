@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -154,13 +154,30 @@ def ours(weight: Weight | Copy, op: str, case: Case) -> Contender:
     )  # fmt: skip
 
 
-def in_cache(op: str, case: Case, nbytes: int, threads: int) -> tuple[Contender, float]:
-    """The same call with as many rows of W as half of the cores' own caches hold, and what to multiply its
-    time by: what instructions take, W's bytes aside."""
-    held = threads * machine.own_cache_bytes() // 2
-    rows = min(case.n, max(16, held * case.n // max(1, nbytes) // 16 * 16))
-    few = replace(case, n=rows)
-    return ours(Weight(replace(few, m=1, dtype=f32, value=f32)), op, few), case.n / rows
+@dataclass
+class InCache:
+    """The same call with as many rows of W as half of the cores' own caches hold, and with a quarter of them:
+    what a row's instructions take, without W's bytes and what a call costs whatever its rows."""
+
+    rows: tuple[int, int]
+    contenders: tuple[Contender, Contender]
+
+    @classmethod
+    def of(cls, op: str, case: Case, nbytes: int, threads: int) -> InCache:
+        held = threads * machine.own_cache_bytes() // 2
+        most = min(case.n, max(64, held * case.n // max(1, nbytes) // 64 * 64))
+        rows = most, max(1, most // 4)
+        few = [replace(case, n=n) for n in rows]
+        weights = [Weight(replace(c, m=1, dtype=f32, value=f32)) for c in few]
+        made = [ours(weight, op, c) for weight, c in zip(weights, few, strict=True)]
+        for c in made:
+            c.settle()
+        return cls(rows, (made[0], made[1]))
+
+    def us(self, times: Sequence[timing.Times], n: int) -> float | None:
+        """Of n rows; None where the quarter took as long."""
+        more, fewer = (t.summary()["us"] for t in times)
+        return (more - fewer) * n / (self.rows[0] - self.rows[1]) if more > fewer else None
 
 
 def dense(weight: Weight | Copy, case: Case, dtype: torch.dtype) -> Contender:

@@ -7,7 +7,8 @@ how      cache (cold, warm), copies (of W, met in turn), threads, isa, isa_force
 result   us (median), p10, p90, samples, disturbed (samples among them during which a thread lost its CPU),
          others (cores that other processes used), error (in units of the bound; right up to 1)
 needs    bytes, flops, limit_us (both at the ceilings), read_gb_s and gflop_s (the ceilings), in_cache_us (of
-         ours: the call on the rows of W that the cores' own caches hold, scaled: what instructions take)
+         ours: what rows of W cost that the cores' own caches hold, times n: what instructions take; null
+         where that drowned in noise)
 where    date, device, cores, last_cache_bytes, versions
 """
 

@@ -75,12 +75,10 @@ class Run:
         errors = [checker.error(c, c.settle()) for c in contenders]
         right = [c for c, error in zip(contenders, errors, strict=True) if error <= 1]
         near = {
-            id(c): contender.in_cache(op, case, c.nbytes, threads)
+            id(c): contender.InCache.of(op, case, c.nbytes, threads)
             for c, (op, case) in zip(contenders, cell.ours, strict=False)
             if c in right
         }
-        for few, _ in near.values():
-            few.settle()
         done = 0
 
         def count() -> None:
@@ -93,15 +91,14 @@ class Run:
             timed = [c for c in right if cache == "warm" or c.others]
             for c in timed:
                 c.cold = cache == "cold"
-            times, others = self._measure(timed + [few for few, _ in near.values()], count)
+            extra = [c for few in near.values() for c in few.contenders]
+            times, others = self._measure(timed + extra, count)
             measured = {id(c): t.summary() for c, t in zip(timed, times, strict=False)}
-            scaled = {
-                key: t.summary()["us"] * scale
-                for (key, (_, scale)), t in zip(near.items(), times[len(timed) :], strict=True)
-            }
+            pairs = iter(times[len(timed) :])
+            in_cache = {key: few.us((next(pairs), next(pairs)), cell.key.n) for key, few in near.items()}
             for c, error in zip(contenders, errors, strict=True):
                 result = measured.get(id(c), NOT_TIMED) | {"others": round(others, 2)}
-                result["in_cache_us"] = scaled.get(id(c))
+                result["in_cache_us"] = in_cache.get(id(c))
                 records.append(self._record(cell, c, threads, cache, error, result))
         return records
 
