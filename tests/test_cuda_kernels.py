@@ -76,7 +76,9 @@ def test_the_order_of_threads_does_not_change_the_answer(op):
 
 
 @pytest.mark.parametrize("op", WEIGHTS)
-def test_the_module_gives_the_runner_s_bits(op):
+def test_the_module_gives_the_runner_s_bits(op, monkeypatch):
+    """Both on the emulated grid."""
+    monkeypatch.setenv("SPARSECORE_CUDA_ON", "emulated")
     pytest.importorskip(
         "nanobind", reason="not proven: the NumPy module runs CUDA kernels as the runner does"
     )

@@ -77,6 +77,14 @@ def test_op_has_its_five_places(op):
     assert re.search(rf"\b{op}$", (ROOT / "python/sparsecore/ops/__init__.py").read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize("kernel", sorted(CSRC.glob("ops/*/*.cu")), ids=name_of)
+def test_cuda_kernel_has_its_places(kernel):
+    op = kernel.parent.name
+    places = [f"csrc/ops/{op}/op_cuda.cpp", f"tests/native/{op}_cuda.cpp"]
+    assert not [place for place in places if not (ROOT / place).is_file()]
+    assert "* launch(" in (CSRC / "ops" / op / f"{op}.h").read_text(), "the contract declares no launch"
+
+
 def test_isa_objects_define_no_weak_symbol():
     """The linker keeps one copy of a weak symbol for every CPU: one built for AVX-512 crashes older ones."""
     objects = [p for p in OBJECTS.rglob("*.o") if re.search(rf"_({ISA})\.cpp\.o$", p.name)]
