@@ -156,8 +156,9 @@ def cell(name: str, matrix: Any, dtype: str, options: argparse.Namespace, say: C
     exact, size = wide[0] @ wide[1], abs(wide[0]) @ abs(wide[1])
     ours = sparsecore.spgemm(*((m.indptr, m.indices, None, m.shape) for m in (a, b)))
     facts = {"matrix": name, "m": a.shape[0], "k": a.shape[1], "n": b.shape[1], "nnz": int(a.nnz),
-             "dtype": dtype, "threads": options.threads, "flops": 2 * int(lengths.sum()), "nnz_c": len(ours[1]),
-             "compression": float(lengths.sum() / max(len(ours[1]), 1)), **machine.facts()}  # fmt: skip
+             "dtype": dtype, "threads": options.threads, "flops": 2 * int(lengths.sum()),
+             "nnz_c": len(ours[1]), "compression": float(lengths.sum() / max(len(ours[1]), 1)),
+             **machine.facts()}  # fmt: skip
     errors = {
         who: error(as_scipy(call()), exact, size, int(np.diff(a.indptr).max())) for who, call in calls.items()
     }

@@ -237,3 +237,24 @@ def test_tables_mark_doubtful_times(records):
     assert table.doubts(records) == "" or "other processes" in table.doubts(records)
     assert "1.5 cores" in table.doubts([{**records[0], "others": 1.5}])
     assert run.NOT_TIMED["us"] is None
+
+
+def test_spgemm_is_checked_and_timed(tmp_path, capsys, monkeypatch):
+    sparse = pytest.importorskip("scipy.sparse", reason="not proven: the bench of spgemm needs SciPy")
+    from sparsecore.bench import spgemm
+
+    sparse.save_npz(tmp_path / "small.npz", sparse.random(40, 30, 0.2, format="csr", random_state=1))
+    command = ["spgemm", str(tmp_path / "small.npz"), "--seconds", "0.05", "--repeat", "3", "--threads", "1"]
+    out, picture = tmp_path / "a.jsonl", tmp_path / "a.png"
+    assert main([*command, "--out", str(out), "--plot", str(picture)]) == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {(r["contender"], r["dtype"]) for r in records} >= {
+        (w, d) for w in ("sparsecore", "scipy") for d in ("f32", "f64")
+    }
+    assert all(r["us"] > 0 and r["error"] <= 1 and r["compression"] >= 1 and r["n"] == 40 for r in records)
+    assert picture.read_bytes().startswith(b"\x89PNG") and "geometric mean" in capsys.readouterr().out
+
+    honest = spgemm.as_scipy
+    monkeypatch.setattr(spgemm, "as_scipy", lambda c: honest(c) * 1.001)
+    assert main(command) == 1
+    assert "WRONG" in capsys.readouterr().out

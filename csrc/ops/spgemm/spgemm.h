@@ -11,7 +11,7 @@
 // so that the pattern of a row of C is an OR of bits, sorted by being scanned, and
 //   rank(c) = base[c / 64] + popcount(bits[c / 64] below c)
 // is where column c lies in the row: sums go straight to C, and what a thread touches beside it is 12 bytes
-// per 64 columns. Ways through a row, by its products f and the width n (kTable, kList and kRanked below):
+// per 64 columns. Ways through a row, by its products and the width n (thresholds: spgemm_scratch.h):
 //   words   a table of all n / 64 words; wide tables are met window by window
 //   hash    a table of the row's own words, for rows so short that to scan all words would cost more
 // and through its sums:

@@ -126,15 +126,10 @@ struct Row {
   struct Range {
     int64_t lo, hi;
   };
-  // also(p, first entry, past the last, first element of B, past the last) while a row of B is at hand.
-  template <class T, class Also>
-  Range mark(uint64_t* bits, const Also& also) const {
-    const auto both = [this](int64_t q) {
-      fetch_words(q);
-      if (kValues<T>) fetch_elements<T>(q);
-    };
+  Range mark(uint64_t* bits) const {
+    const auto words = [this](int64_t q) { fetch_words(q); };
     Range r{a.strict ? width : 0, a.strict ? 0 : width};
-    over(both, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
+    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
       if (a.strict) {
         const int64_t lo = a.words.word[e0] - begin, hi = a.words.word[e1 - 1] - begin + 1;
         r.lo = lo < r.lo ? lo : r.lo;
@@ -144,7 +139,6 @@ struct Row {
         const int64_t w = a.words.word[e] - begin;
         if (!outside(w)) bits[w] |= a.words.bits[e];
       }
-      also(p, e0, e1, q0, q1);
       return true;
     });
     if (r.lo > r.hi) r.lo = r.hi = 0;
@@ -197,32 +191,29 @@ struct Row {
     });
   }
 
-  // sums[column within the window] += products of one row of B.
-  template <class Lanes, class T>
-  void add_dense(const Scratch& s, int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) const {
-    const T* const y = static_cast<const T*>(a.b.values);
-    const T factor = static_cast<const T*>(a.a.values)[p];
+  // sums[column within the window] += products.
+  template <bool Checked, class Lanes, class T>
+  bool sum_dense(const Scratch& s) const {
+    const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
     T* const sums = static_cast<T*>(s.sums);
-    if (Lanes::thick_bits(a.a.value) != kNeverThick && a.sums == Sums::thick) {
-      const T* value = y + q0;
-      for (int64_t e = e0; e < e1; ++e)
-        value = Lanes::add(sums + (a.words.word[e] - begin) * 64, a.words.bits[e], value, factor);
-      return;
-    }
-    for (int64_t q = q0; q < q1; ++q) {
-      const int64_t c = b.col[q] - begin * 64;
-      if (!outside(c >> 6)) sums[c] = madd(factor, y[q], sums[c]);
-    }
-  }
-
-  // The same for all, as long as the columns are marked; false at the first that is not.
-  template <class Lanes, class T>
-  bool sum_marked(const Scratch& s) const {
     const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
     return over(elements, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
-      for (int64_t e = e0; e < e1; ++e)
-        if (const int64_t w = a.words.word[e] - begin; !outside(w) && (a.words.bits[e] & ~s.bits[w]) != 0) return false;
-      add_dense<Lanes, T>(s, p, e0, e1, q0, q1);
+      const T factor = x[p];
+      if (Checked)
+        for (int64_t e = e0; e < e1; ++e)
+          if (const int64_t w = a.words.word[e] - begin; !outside(w) && (a.words.bits[e] & ~s.bits[w]) != 0)
+            return false;
+      if (Lanes::thick_bits(a.a.value) != kNeverThick && a.sums == Sums::thick) {
+        const T* value = y + q0;
+        for (int64_t e = e0; e < e1; ++e)
+          value = Lanes::add(sums + (a.words.word[e] - begin) * 64, a.words.bits[e], value, factor);
+        return true;
+      }
+      for (int64_t q = q0; q < q1; ++q) {
+        const int64_t c = b.col[q] - begin * 64;
+        if (outside(c >> 6)) continue;
+        sums[c] = madd(factor, y[q], sums[c]);
+      }
       return true;
     });
   }

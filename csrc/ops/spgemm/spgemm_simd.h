@@ -80,10 +80,10 @@ bool sum(const Row<Index, Clip>& r, const Scratch& s, int64_t touched, const Ind
     std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count) * sizeof(T));
     return r.template sum_ranks<Checked>(s, out);
   }
-  if (Checked) {  // else sums came with the marks
-    const bool good = !Clip && r.a.sums == Sums::staged ? r.template sum_staged<true, Lanes, T>(s)
-                                                        : r.template sum_marked<Lanes, T>(s);
-    if (!good) return false;
+  if (Clip || r.a.sums != Sums::staged) {
+    if (!r.template sum_dense<Checked, Lanes, T>(s)) return false;
+  } else if (Checked) {  // else sums came with the marks
+    if (!r.template sum_staged<true, Lanes, T>(s)) return false;
   }
   T* const sums = static_cast<T*>(s.sums);
   if (count < 4 * touched) {
@@ -98,12 +98,8 @@ bool sum(const Row<Index, Clip>& r, const Scratch& s, int64_t touched, const Ind
 template <class Lanes, class T, class Index, bool Clip>
 int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* out) {
   typename Row<Index, Clip>::Range range{0, r.width};
-  if (!Clip && r.a.sums == Sums::staged) r.template sum_staged<false, Lanes, T>(s);
-  else
-    range = r.template mark<T>(s.bits, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
-      if constexpr (kValues<T>)
-        if (r.a.sums != Sums::ranks) r.template add_dense<Lanes, T>(s, p, e0, e1, q0, q1);
-    });
+  if (Clip || r.a.sums != Sums::staged) range = r.mark(s.bits);
+  else r.template sum_staged<false, Lanes, T>(s);
   const int64_t touched = Lanes::touched(s.bits + range.lo, range.hi - range.lo, s.list);
   int64_t found = 0;
   for (int64_t i = 0; i < touched; ++i) {
