@@ -50,8 +50,8 @@ set_target_properties(sparsecore_torch_cuda_stand_in PROPERTIES
 
 add_library(sparsecore_cuda_kernels OBJECT ${kernels})
 target_include_directories(sparsecore_cuda_kernels PRIVATE csrc)
-target_compile_features(sparsecore_cuda_kernels PRIVATE cuda_std_20)
-target_compile_options(sparsecore_cuda_kernels PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra)
+# Not cuda_std_20: CMake 3.25 knows no standard of nvcc 13.
+target_compile_options(sparsecore_cuda_kernels PRIVATE -std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra)
 set_target_properties(sparsecore_cuda_kernels PROPERTIES
   POSITION_INDEPENDENT_CODE ON CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 
