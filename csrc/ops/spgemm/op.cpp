@@ -108,7 +108,6 @@ class Product {
     const int64_t word_bytes = (4 * b.nnz + 63) / 64 * 64, bit_bytes = (8 * b.nnz + 63) / 64 * 64;
     const int64_t bytes = word_bytes + bit_bytes + 8 * b.n;
     words_ = reserve(bytes);
-    use_large_pages(words_.get(), bytes);
     args.words = {reinterpret_cast<int32_t*>(words_.get()), reinterpret_cast<uint64_t*>(words_.get() + word_bytes),
                   reinterpret_cast<int64_t*>(words_.get() + word_bytes + bit_bytes)};
 
@@ -193,11 +192,9 @@ void allocate(Args& args, Output& c, const Optional& like) {
                      " nonzeros, more than int32 offsets count; pass int64 indices");
   c.col = empty(args.a.index, {args.nnz});
   args.col = c.col.mutable_data_ptr();
-  use_large_pages(args.col, args.nnz * dtype_bytes(args.a.index));
   if (!like) return;
   c.values = empty_like_dtype(*like, {args.nnz});
   args.values = c.values->mutable_data_ptr();
-  use_large_pages(args.values, args.nnz * dtype_bytes(args.a.value));
 }
 
 // Each task into room for all its products, and from there to where the others' counts put it.
@@ -270,7 +267,6 @@ Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
   product.plan(memory, true);
   const Tensor sums = empty_like_dtype(a_values, {c.nnz});
   args.values = sums.mutable_data_ptr();
-  use_large_pages(args.values, c.nnz * dtype_bytes(args.a.value));
   std::atomic<int64_t> bad{-1};
   product.each_task([&](Task& t, void* scratch) {
     if (bad.load(std::memory_order_relaxed) >= 0) return;
