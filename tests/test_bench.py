@@ -164,6 +164,12 @@ def test_each_contender_has_its_samples_and_turns_alternate():
     assert t.summary()["us"] == 2e6 and t.summary()["samples"] == 3
 
 
+def test_what_rows_cost_leaves_out_what_a_call_costs():
+    few = contender.InCache((64, 16), (None, None))
+    assert few.us([timing.Times([74e-6]), timing.Times([26e-6])], 640) == pytest.approx(640)
+    assert few.us([timing.Times([26e-6]), timing.Times([26e-6])], 640) is None
+
+
 def bar_records(us, peer=1e9):
     cell = {"n": 4096, "k": 4096, "sparsity": 0.9, "pattern": "uniform", "m": 1, "threads": 2, "isa": "avx2"}
     cell |= {

@@ -56,7 +56,7 @@ def test_a_right_kernel_passes_whatever_the_order(kernels, name):
         assert torch.equal(run(kernels[name], seed), expected)
 
 
-@pytest.mark.skipif(on_hardware, reason="hardware need not notice, and memory errors end the process")
+@pytest.mark.skipif(on_hardware, reason="not proven: wrong kernels are caught by hardware, which need not")
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_kernel_is_caught_whatever_the_order(kernels, name):
     said = set()
@@ -158,7 +158,7 @@ def test_products_of_any_numbers_are_those_of_hardware(dtype):
         assert ((there.double() - here.double()).abs() <= (0 if whole else 2.0**-20) * size).all()
 
 
-@pytest.mark.skipif(on_hardware, reason="undefined there")
+@pytest.mark.skipif(on_hardware, reason="not proven on hardware, where it is undefined")
 def test_metadata_that_does_not_rise_is_an_error():
     a, b, c = small((1, 16, 16), torch.float16, 1), small((1, 32, 8), torch.float16, 2), torch.zeros(1, 16, 8)
     kept = torch.full((1, 16, 8), PATTERNS[0], dtype=torch.uint8)

@@ -24,7 +24,7 @@ struct Linear {
 struct Plan {
   int64_t tile = 0;
   int64_t k_block = 0;        // columns per pass over a chunk of rows (panels); >= k: one pass
-  int64_t chunk_rows = 1;     // rows of W decoded together
+  int64_t chunk_rows = 1;     // panels: rows of W decoded together, 1: a row at a time; else rows of x a pass
   int64_t packed_floats = 0;  // 0: x is read in place
   int64_t scratch_bytes = 0;  // per thread
   bool dense_tiles = false;   // panels: expand W's blocks to dense tiles (x finite), else axpy

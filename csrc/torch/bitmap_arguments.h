@@ -65,4 +65,15 @@ inline void raise(const BitmapFinding& f, const BitmapView& w) {
                      " has a bit set past in_features = ", w.k);
 }
 
+// `out` overlaps no array of a product with a bitmap weight; linear_output has looked at x.
+inline void check_disjoint_weight(const Tensor& out, const Tensor& bitmask, const Tensor& row_offsets,
+                                  const Tensor& values, const std::optional<Tensor>& scales,
+                                  const std::optional<Tensor>& bias) {
+  check_disjoint(out, bitmask, "bitmask");
+  check_disjoint(out, row_offsets, "row_offsets");
+  check_disjoint(out, values, "values");
+  if (scales) check_disjoint(out, *scales, "scales");
+  if (bias) check_disjoint(out, *bias, "bias");
+}
+
 }  // namespace sparsecore::binding

@@ -1,76 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX2 verbs. Included by *_avx2.cpp alone; everything here has internal linkage.
 #pragma once
-#include <immintrin.h>
-
-#include "core/dtype.h"
+#include "cpu/simd/vec_x86.h"
 
 namespace sparsecore {
 namespace {
-
-struct F32x4 {
-  using reg = __m128;
-  static constexpr int64_t width = 4;
-  static reg zero() { return _mm_setzero_ps(); }
-  static reg set1(float a) { return _mm_set1_ps(a); }
-  static reg load(const float* p) { return _mm_loadu_ps(p); }
-  static void store(float* p, reg a) { _mm_storeu_ps(p, a); }
-  static reg add(reg a, reg b) { return _mm_add_ps(a, b); }
-  static reg fma(reg a, reg b, reg c) { return _mm_fmadd_ps(a, b, c); }
-  static float sum(reg a) {
-    const reg s = _mm_add_ps(a, _mm_movehl_ps(a, a));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-  }
-  // t[i][j] and t[j][i] change places.
-  static void transpose(reg* t) {
-    const reg a = _mm_unpacklo_ps(t[0], t[1]), b = _mm_unpackhi_ps(t[0], t[1]);
-    const reg c = _mm_unpacklo_ps(t[2], t[3]), d = _mm_unpackhi_ps(t[2], t[3]);
-    t[0] = _mm_movelh_ps(a, c);
-    t[1] = _mm_movehl_ps(c, a);
-    t[2] = _mm_movelh_ps(b, d);
-    t[3] = _mm_movehl_ps(d, b);
-  }
-  // base[index[0..4)], by loads of one lane: 0.26 ns a lane on Ice Lake, where gathers of 8 and 16 lanes
-  // take 1.08 and 0.56 since microcode slows them down. Two indices come in one load.
-  static reg gather(const float* base, const int32_t* index) {
-    uint64_t i[2];
-    std::memcpy(i, index, sizeof(i));
-    reg r = _mm_load_ss(base + static_cast<uint32_t>(i[0]));
-    r = _mm_insert_ps(r, _mm_load_ss(base + (i[0] >> 32)), 0x10);
-    r = _mm_insert_ps(r, _mm_load_ss(base + static_cast<uint32_t>(i[1])), 0x20);
-    return _mm_insert_ps(r, _mm_load_ss(base + (i[1] >> 32)), 0x30);
-  }
-};
-
-struct F32x8 {
-  using reg = __m256;
-  static constexpr int64_t width = 8;
-  static reg zero() { return _mm256_setzero_ps(); }
-  static reg set1(float a) { return _mm256_set1_ps(a); }
-  static reg load(const float* p) { return _mm256_loadu_ps(p); }
-  // A load that stays in its register: gcc would repeat it as an operand of every use.
-  static reg pin(reg a) {
-    asm("" : "+x"(a));
-    return a;
-  }
-  static void store(float* p, reg a) { _mm256_storeu_ps(p, a); }
-  static reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
-  static reg fma(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }
-  // Lane r: the sum of the register stored at p + r * stride. 14 shuffles for 8 sums.
-  static reg sums(const float* p, int64_t stride) {
-    reg quad[2];
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const float* at = p + 4 * j * stride;
-      const reg a = load(at), b = load(at + stride), c = load(at + 2 * stride), d = load(at + 3 * stride);
-      const reg ab = add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-      const reg cd = add(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-      const __m256d t = _mm256_castps_pd(ab), u = _mm256_castps_pd(cd);
-      quad[j] = add(_mm256_castpd_ps(_mm256_unpacklo_pd(t, u)), _mm256_castpd_ps(_mm256_unpackhi_pd(t, u)));
-    }
-    return add(_mm256_permute2f128_ps(quad[0], quad[1], 0x20), _mm256_permute2f128_ps(quad[0], quad[1], 0x31));
-  }
-};
 
 using Wide = F32x8;
 // Registers that hold a panel of T floats.

@@ -21,13 +21,7 @@ Tensor forward(const Tensor& x, const Tensor& bitmask, const Tensor& row_offsets
   args.dense.n = n;
   args.dense.bias = bias_pointer(bias, x, n);
   Tensor y = linear_output(x, n, out);
-  if (out) {
-    check_disjoint(y, bitmask, "bitmask");
-    check_disjoint(y, row_offsets, "row_offsets");
-    check_disjoint(y, values, "values");
-    if (scales) check_disjoint(y, *scales, "scales");
-    if (bias) check_disjoint(y, *bias, "bias");
-  }
+  if (out) check_disjoint_weight(y, bitmask, row_offsets, values, scales, bias);
   args.dense.y = y.mutable_data_ptr();
   args.dense.y_stride = n;
   raise(bitmap_check_ends(args.weight), args.weight);

@@ -25,13 +25,7 @@ Tensor forward(const Tensor& x, const Tensor& bitmask, const Tensor& row_offsets
   Linear dense{in.m, weight.n, in.k, in.x.const_data_ptr(), in.stride, nullptr, nullptr, 0, float_dtype(x, "x")};
   dense.bias = bias_pointer(bias, x, weight.n);
   Tensor y = linear_output(x, weight.n, out);
-  if (out) {
-    check_disjoint(y, bitmask, "bitmask");
-    check_disjoint(y, row_offsets, "row_offsets");
-    check_disjoint(y, values, "values");
-    if (scales) check_disjoint(y, *scales, "scales");
-    if (bias) check_disjoint(y, *bias, "bias");
-  }
+  if (out) check_disjoint_weight(y, bitmask, row_offsets, values, scales, bias);
   dense.y = y.mutable_data_ptr();
   dense.y_stride = weight.n;
   check_launch(launch(dense, weight, current_stream(x)), "spmm_bitmap");
