@@ -17,6 +17,14 @@ struct F32x16 {
     asm("" : "+v"(a));
     return a;
   }
+  // p[0..4) in every four lanes, and lane i of each four everywhere in it.
+  static reg load4(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+  SPARSECORE_INLINE static reg pick(reg a, int i) {
+    return i == 0   ? _mm512_permute_ps(a, 0x00)
+           : i == 1 ? _mm512_permute_ps(a, 0x55)
+           : i == 2 ? _mm512_permute_ps(a, 0xaa)
+                    : _mm512_permute_ps(a, 0xff);
+  }
   static void store(float* p, reg a) { _mm512_storeu_ps(p, a); }
   static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }

@@ -19,6 +19,14 @@ struct F32x4 {
     asm("" : "+w"(a));
     return a;
   }
+  // p[0..4), and its lane i everywhere.
+  static reg load4(const float* p) { return vld1q_f32(p); }
+  SPARSECORE_INLINE static reg pick(reg a, int i) {
+    return i == 0   ? vdupq_laneq_f32(a, 0)
+           : i == 1 ? vdupq_laneq_f32(a, 1)
+           : i == 2 ? vdupq_laneq_f32(a, 2)
+                    : vdupq_laneq_f32(a, 3);
+  }
   static void store(float* p, reg a) { vst1q_f32(p, a); }
   static reg add(reg a, reg b) { return vaddq_f32(a, b); }
   static reg fma(reg a, reg b, reg c) { return vfmaq_f32(c, a, b); }

@@ -9,6 +9,7 @@ namespace sparsecore::spmm_bitmap {
 namespace {
 
 constexpr int64_t kExpandRows = 16;
+constexpr double kListDensity4 = 0.0;
 constexpr int rows_together(int m) { return m == 1 || m == 8 ? 1 : 2; }
 
 // Entry `m` of a table is for the byte of bits m. Rank: how many lower bits of m are set.

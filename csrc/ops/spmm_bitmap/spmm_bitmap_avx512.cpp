@@ -9,6 +9,7 @@ namespace sparsecore::spmm_bitmap {
 namespace {
 
 constexpr int64_t kExpandRows = 16;
+constexpr double kListDensity4 = 0.13;
 constexpr int rows_together(int m) { return m <= 4 ? 4 : 2; }
 
 struct ExpandF32 {

@@ -8,6 +8,7 @@ namespace sparsecore::spmm_bitmap {
 namespace {
 
 constexpr int64_t kExpandRows = 4;
+constexpr double kListDensity4 = 0.0;
 constexpr int rows_together(int) { return 2; }
 
 // Controls of tbl for the byte (or half byte) of bits m: element j takes the bytes of value `rank`, how

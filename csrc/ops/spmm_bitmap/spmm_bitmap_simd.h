@@ -19,6 +19,7 @@
 //   int32_t* decode_word(uint64_t bits, int32_t base, int32_t* out)  columns of set bits; returns past
 //              the last, may write 64 beyond it
 //   kExpandRows  most rows of x that expand takes; rows_together(M): R for M rows of x at once, 8 at most
+//   kListDensity4  W sparser than this goes through lists at 3 and 4 rows of x
 namespace sparsecore::spmm_bitmap {
 namespace {
 
@@ -288,10 +289,10 @@ struct Decoder {
 // of 0.5, 29 and 88 at 0.3.
 constexpr double kTileDensity = 0.4;
 
-// Sparser than this, lists overtake expand. ns for 32 elements, one thread, bf16, expand and lists:
-//   avx512  m = 8: 6.7 and 9.0 at a density of 0.2, 4.6 at 0.1   m = 16: 14 and 19 at 0.5, 14 at 0.3, 9.4 at 0.2
-//   avx2    m = 8: 11.5 and 12.1 at 0.2, 8.2 at 0.1              m = 16: 23 and 28 at 0.5, 18 at 0.3
-constexpr double list_density(int64_t m) { return m <= 4 ? 0.0 : m <= 8 ? 0.17 : 0.35; }
+// Sparser than this, lists overtake expand. ns for 32 elements, one thread, bf16, lists and expand:
+//   avx512  m = 4: 2.6 and 2.9 at a density of 0.1   m = 8: 4.4 and 4.9 at 0.2   m = 16: 7.1 and 9.9 at 0.3, 11 and 10 at 0.5
+//   avx2    m = 4: 5.3 and 3.9 at 0.1                m = 8: 7.3 and 7.8 at 0.2   m = 16: 13 and 16 at 0.3, 19 and 16 at 0.5
+constexpr double list_density(int64_t m) { return m <= 2 ? 0.0 : m <= 4 ? kListDensity4 : m <= 8 ? 0.23 : 0.43; }
 
 constexpr int64_t expand_width(int64_t m) { return m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8; }
 
