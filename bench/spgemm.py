@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sparsecore bench spgemm`: A·A (A·Aᵀ where A is not square) against SciPy, MKL, GraphBLAS and torch.
+"""`sparsecore bench spgemm`: A·A against SciPy, MKL, GraphBLAS and torch; A·Aᵀ where A is not square,
+or on request.
 
 Matrices are .npz files of scipy.sparse.save_npz, or, without any, made ones: uniform, banded, power-law.
 Everyone is checked against float64 before it is timed, and they take turns, call by call.
@@ -149,14 +150,16 @@ def measure(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]
 
 def cell(name: str, matrix: Any, dtype: str, options: argparse.Namespace, say: Callable[[str], None]) -> list:
     a = matrix.astype(DTYPES[dtype])
-    b = a if a.shape[0] == a.shape[1] else type(a)(a.T.tocsr())
+    transposed = options.transposed or a.shape[0] != a.shape[1]
+    b = type(a)(a.T.tocsr()) if transposed else a
     lengths = np.diff(b.indptr)[a.indices]
     calls = contenders(a, b, options.threads, say)
     wide = [m.astype(np.float64) for m in (a, b)]
     exact, size = wide[0] @ wide[1], abs(wide[0]) @ abs(wide[1])
     ours = sparsecore.spgemm(*((m.indptr, m.indices, None, m.shape) for m in (a, b)))
-    facts = {"matrix": name, "m": a.shape[0], "k": a.shape[1], "n": b.shape[1], "nnz": int(a.nnz),
-             "dtype": dtype, "threads": options.threads, "flops": 2 * int(lengths.sum()),
+    facts = {"matrix": name, "product": "A·Aᵀ" if transposed else "A·A",
+             "m": a.shape[0], "k": a.shape[1], "n": b.shape[1], "nnz": int(a.nnz), "dtype": dtype,
+             "threads": options.threads, "flops": 2 * int(lengths.sum()),
              "nnz_c": len(ours[1]), "compression": float(lengths.sum() / max(len(ours[1]), 1)),
              **machine.facts()}  # fmt: skip
     errors = {
@@ -181,27 +184,27 @@ def speedup(records: list[record.Record], key: str = "us") -> float | None:
 def by_matrix(records: list[record.Record]) -> list[list[record.Record]]:
     cells: dict[tuple, list[record.Record]] = {}
     for r in records:
-        cells.setdefault((r["matrix"], r["dtype"], r["threads"]), []).append(r)
+        cells.setdefault((r["matrix"], r["product"], r["dtype"], r["threads"]), []).append(r)
     return list(cells.values())
 
 
 def show(console: Console, records: list[record.Record]) -> None:
-    table = Table(
-        "matrix", "dtype", "threads", "Mflop", "compression", "who", "ms", "least", "peak MB", "ours is"
-    )
+    columns = "matrix, product, dtype, threads, Mflop, compression, who, ms, least, peak MB, ours is"
+    table = Table(*columns.split(", "))
     for group in by_matrix(records):
         factor = speedup(group)
         for r in group:
             mine = r["contender"] == "sparsecore"
             head = [
                 r["matrix"],
+                r["product"],
                 r["dtype"],
                 str(r["threads"]),
                 f"{r['flops'] / 1e6:.2f}",
                 f"{r['compression']:.1f}",
             ]
             table.add_row(
-                *(head if mine else [""] * 5), r["contender"], f"{r['us'] / 1e3:.3f}" if r["us"] else "WRONG",
+                *(head if mine else [""] * 6), r["contender"], f"{r['us'] / 1e3:.3f}" if r["us"] else "WRONG",
                 f"{r['least'] / 1e3:.3f}", f"{r['peak_bytes'] / 1e6:.1f}",
                 f"{factor:.2f}x" if mine and factor else "", style="bold" if mine else "",
             )  # fmt: skip
@@ -253,6 +256,7 @@ def main(argv: Sequence[str]) -> int:
     p = argparse.ArgumentParser(prog="sparsecore bench spgemm", description=__doc__)
     p.add_argument("files", nargs="*", type=Path, metavar="FILE.npz")
     p.add_argument("--dtypes", default="f32,f64", help="of f32, f64")
+    p.add_argument("--transposed", action="store_true", help="A·Aᵀ of square matrices too")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--repeat", type=int, default=15, help="samples of each contender")
     p.add_argument("--seconds", type=float, default=1.0, help="after which a matrix gets no more than 3")

@@ -5,8 +5,9 @@ namespace sparsecore::spgemm {
 
 extern const Kernel kernel_scalar;
 #if defined(__x86_64__)
-extern const Kernel kernel_avx2;
-extern const Kernel kernel_avx512;
+extern const Kernel kernel_avx2, kernel_avx512;
+#elif defined(__aarch64__)
+extern const Kernel kernel_neon;
 #endif
 
 cpu::KernelTable<Kernel> kernels() {
@@ -14,6 +15,8 @@ cpu::KernelTable<Kernel> kernels() {
 #if defined(__x86_64__)
       kernel_avx512,
       kernel_avx2,
+#elif defined(__aarch64__)
+      kernel_neon,
 #endif
       kernel_scalar,
   };

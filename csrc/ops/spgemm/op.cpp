@@ -192,9 +192,11 @@ void allocate(Args& args, Output& c, const Optional& like) {
                      " nonzeros, more than int32 offsets count; pass int64 indices");
   c.col = empty(args.a.index, {args.nnz});
   args.col = c.col.mutable_data_ptr();
+  large_pages(args.col, args.nnz * dtype_bytes(args.a.index));
   if (!like) return;
   c.values = empty_like_dtype(*like, {args.nnz});
   args.values = c.values->mutable_data_ptr();
+  large_pages(args.values, args.nnz * dtype_bytes(args.a.value));
 }
 
 // Each task into room for all its products, and from there to where the others' counts put it.

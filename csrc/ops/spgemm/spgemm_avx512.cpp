@@ -24,6 +24,8 @@ struct Avx512Lanes : PlainLanes {
   // Expanding loads against one sum at a time, ns a product at 6, 13 and 32 bits a word: fp32 2.2 and 2.0,
   // 1.1 and 1.9, 0.4 and 1.3; fp64 3.4 and 2.1, 2.2 and 2.6, 0.7 and 1.4.
   static constexpr int64_t thick_bits(Dtype d) { return d == Dtype::f32 ? 8 : d == Dtype::f64 ? 12 : kNeverThick; }
+  template <class T>
+  static constexpr bool kThickens = kReal<T>;
 
   static void store(int32_t* out, int64_t count, __m128i at, int64_t base) {
     const __m512i columns = _mm512_add_epi32(_mm512_cvtepu8_epi32(at), _mm512_set1_epi32(static_cast<int>(base)));
@@ -96,11 +98,13 @@ struct Avx512Lanes : PlainLanes {
     }
   }
 
-  using PlainLanes::add;
   using PlainLanes::take;
+  // sums[c] += a * the next value, for each bit c, rising. Returns past the values taken. The word is walked to its
+  // end, for whether bits are left is a branch mispredicted: 0.93 to 0.96 of the time so in FEM matrices.
   static const float* add(float* sums, uint64_t bits, const float* values, float a) {
     const __m512 factor = _mm512_set1_ps(a);
-    for (; bits != 0; bits >>= 16, sums += 16) {
+#pragma GCC unroll 4
+    for (int h = 0; h < 4; ++h, bits >>= 16, sums += 16) {
       const __mmask16 m = static_cast<__mmask16>(bits);
       const __m512 v = _mm512_maskz_expandloadu_ps(m, values);
       _mm512_storeu_ps(sums, _mm512_mask3_fmadd_ps(v, factor, _mm512_loadu_ps(sums), m));
@@ -110,7 +114,8 @@ struct Avx512Lanes : PlainLanes {
   }
   static const double* add(double* sums, uint64_t bits, const double* values, double a) {
     const __m512d factor = _mm512_set1_pd(a);
-    for (; bits != 0; bits >>= 8, sums += 8) {
+#pragma GCC unroll 8
+    for (int h = 0; h < 8; ++h, bits >>= 8, sums += 8) {
       const __mmask8 m = static_cast<__mmask8>(bits);
       const __m512d v = _mm512_maskz_expandloadu_pd(m, values);
       _mm512_storeu_pd(sums, _mm512_mask3_fmadd_pd(v, factor, _mm512_loadu_pd(sums), m));

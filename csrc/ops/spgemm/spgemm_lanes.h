@@ -33,11 +33,20 @@ constexpr bool kValues = true;
 template <>
 constexpr bool kValues<None> = false;
 
+template <class T>
+constexpr bool kReal = false;
+template <>
+constexpr bool kReal<float> = true;
+template <>
+constexpr bool kReal<double> = true;
+
 constexpr int64_t kNeverThick = 65;
 
 struct PlainLanes {
   // Bits a word of B needs on average for Sums::thick.
   static constexpr int64_t thick_bits(Dtype) { return kNeverThick; }
+  template <class T>
+  static constexpr bool kThickens = false;  // whether it has an add() for that
 
   // Columns of a word's bits, rising; writes bit_count(bits) elements and none beside them.
   template <class Index>
@@ -66,16 +75,6 @@ struct PlainLanes {
         elements[j] = values[j];
       }
     }
-  }
-
-  // sums[c] += a * the next value, for each bit c, rising. Returns past the values taken.
-  template <class T>
-  static const T* add(T* sums, uint64_t bits, const T* values, T a) {
-    for (; bits != 0; bits &= bits - 1, ++values) {
-      T& sum = sums[__builtin_ctzll(bits)];
-      sum = madd(a, *values, sum);
-    }
-    return values;
   }
 
   // Moves sums[c] of each bit to out, and zeroes them. Returns past what was written.

@@ -88,8 +88,9 @@ struct Row {
   // A word's place in the window.
   bool outside(int64_t word) const { return Clip && static_cast<uint64_t>(word) >= static_cast<uint64_t>(width); }
 
-  // What a walk reads of B's rows, fetched kAhead elements of A before it is needed: rows of B are met in no
-  // order, and short ones end in a mispredicted branch that hides nothing.
+  // What a walk reads of a row of B, fetched kAhead elements of A before it is needed: rows of B are met in no
+  // order, and short ones end in a mispredicted branch that hides nothing. Where they are long, the CPU sees by
+  // itself where it goes (to fetch 8 lines of each array: no gain in collaboration graphs).
   void fetch_words(int64_t q) const {
     __builtin_prefetch(a.words.word + q);
     __builtin_prefetch(a.words.bits + q);
@@ -126,24 +127,6 @@ struct Row {
   struct Range {
     int64_t lo, hi;
   };
-  Range mark(uint64_t* bits) const {
-    const auto words = [this](int64_t q) { fetch_words(q); };
-    Range r{a.strict ? width : 0, a.strict ? 0 : width};
-    over(words, [&](int64_t, int64_t e0, int64_t e1, int64_t, int64_t) {
-      if (a.strict) {
-        const int64_t lo = a.words.word[e0] - begin, hi = a.words.word[e1 - 1] - begin + 1;
-        r.lo = lo < r.lo ? lo : r.lo;
-        r.hi = hi > r.hi ? hi : r.hi;
-      }
-      for (int64_t e = e0; e < e1; ++e) {
-        const int64_t w = a.words.word[e] - begin;
-        if (!outside(w)) bits[w] |= a.words.bits[e];
-      }
-      return true;
-    });
-    if (r.lo > r.hi) r.lo = r.hi = 0;
-    return r;
-  }
 
   // Marks and counts; leaves bits as they were.
   int64_t count(uint64_t* bits) const {
@@ -191,31 +174,48 @@ struct Row {
     });
   }
 
-  // sums[column within the window] += products.
+  // Marks columns in bits and tells where, or checks that they are marked, and adds to sums if there are values.
+  // One walk for both, as what a walk costs beside its products is a mispredicted branch and a line of B a row.
   template <bool Checked, class Lanes, class T>
-  bool sum_dense(const Scratch& s) const {
+  bool sum_dense(const Scratch& s, Range& range) const {
+    constexpr bool may_thicken = Lanes::template kThickens<T>;
     const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
     T* const sums = static_cast<T*>(s.sums);
-    const auto elements = [this](int64_t q) { fetch_elements<T>(q); };
-    return over(elements, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
-      const T factor = x[p];
-      if (Checked)
-        for (int64_t e = e0; e < e1; ++e)
-          if (const int64_t w = a.words.word[e] - begin; !outside(w) && (a.words.bits[e] & ~s.bits[w]) != 0)
-            return false;
-      if (Lanes::thick_bits(a.a.value) != kNeverThick && a.sums == Sums::thick) {
-        const T* value = y + q0;
-        for (int64_t e = e0; e < e1; ++e)
-          value = Lanes::add(sums + (a.words.word[e] - begin) * 64, a.words.bits[e], value, factor);
-        return true;
+    const bool thick = may_thicken && a.sums == Sums::thick;
+    const auto both = [this](int64_t q) {
+      fetch_words(q);
+      if (kValues<T>) fetch_elements<T>(q);
+    };
+    int64_t lo = a.strict ? width : 0, hi = a.strict ? 0 : width;
+    const bool good = over(both, [&](int64_t p, int64_t e0, int64_t e1, int64_t q0, int64_t q1) {
+      if (a.strict) {
+        const int64_t first = a.words.word[e0] - begin, last = a.words.word[e1 - 1] - begin;
+        lo = first < lo ? first : lo;
+        hi = last >= hi ? last + 1 : hi;
       }
-      for (int64_t q = q0; q < q1; ++q) {
-        const int64_t c = b.col[q] - begin * 64;
-        if (outside(c >> 6)) continue;
-        sums[c] = madd(factor, y[q], sums[c]);
+      const T* value = y + q0 * kValues<T>;
+      T factor{};
+      if constexpr (kValues<T>) factor = x[p];
+      for (int64_t e = e0; e < e1; ++e) {
+        const int64_t w = a.words.word[e] - begin;
+        if (outside(w)) continue;
+        const uint64_t bits = a.words.bits[e];
+        if (!Checked) s.bits[w] |= bits;
+        else if ((bits & ~s.bits[w]) != 0) return false;
+        if constexpr (may_thicken)
+          if (thick) value = Lanes::add(sums + w * 64, bits, value, factor);
+      }
+      if constexpr (kValues<T>) {
+        if (thick) return true;
+        for (int64_t q = q0; q < q1; ++q, ++value) {
+          const int64_t c = b.col[q] - begin * 64;
+          if (!outside(c >> 6)) sums[c] = madd(factor, *value, sums[c]);
+        }
       }
       return true;
     });
+    range = lo < hi ? Range{lo, hi} : Range{0, 0};
+    return good;
   }
 
   // flush(how many) whenever as many products lie staged, the row's last in the end.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// spgemm in plain loops: the floor for every CPU and the oracle in C++. On ARM too, where its loops compile
-// to FMA and CNT.
+// spgemm in plain loops: the floor for every CPU and the oracle in C++.
 #include "ops/spgemm/spgemm_simd.h"
 
 namespace sparsecore::spgemm {

@@ -73,32 +73,30 @@ int64_t offsets(const Args& a, Task* tasks, int64_t task_count) {
   return total;
 }
 
-// Sums into the columns of s.list[0, touched), which lie at col and whose bits are in s.
-template <bool Checked, class Lanes, class T, class Index, bool Clip>
-bool sum(const Row<Index, Clip>& r, const Scratch& s, int64_t touched, const Index* col, int64_t count, T* out) {
-  if (r.a.sums == Sums::ranks) {
-    std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count) * sizeof(T));
-    return r.template sum_ranks<Checked>(s, out);
-  }
-  if (Clip || r.a.sums != Sums::staged) {
-    if (!r.template sum_dense<Checked, Lanes, T>(s)) return false;
-  } else if (Checked) {  // else sums came with the marks
-    if (!r.template sum_staged<true, Lanes, T>(s)) return false;
-  }
+// Moves sums into the columns of s.list[0, touched), which lie at col and whose bits are in s.
+template <class Lanes, class T, class Index, bool Clip>
+void take(const Row<Index, Clip>& r, const Scratch& s, int64_t touched, const Index* col, int64_t count, T* out) {
   T* const sums = static_cast<T*>(s.sums);
   if (count < 4 * touched) {
     Lanes::take(sums, r.begin * 64, col, count, out);
   } else {
     for (int64_t i = 0; i < touched; ++i) out = Lanes::take(sums + int64_t{64} * s.list[i], s.bits[s.list[i]], out);
   }
-  return true;
+}
+
+template <bool Checked, class T, class Index, bool Clip>
+bool sum_ranks(const Row<Index, Clip>& r, const Scratch& s, int64_t count, T* out) {
+  std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count) * sizeof(T));
+  return r.template sum_ranks<Checked>(s, out);
 }
 
 // Columns and sums of the row's window; returns how many.
 template <class Lanes, class T, class Index, bool Clip>
 int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* out) {
+  const bool ranks = r.a.sums == Sums::ranks;
   typename Row<Index, Clip>::Range range{0, r.width};
-  if (Clip || r.a.sums != Sums::staged) range = r.mark(s.bits);
+  if (ranks) r.template sum_dense<false, Lanes, None>(s, range);
+  else if (Clip || r.a.sums != Sums::staged) r.template sum_dense<false, Lanes, T>(s, range);
   else r.template sum_staged<false, Lanes, T>(s);
   const int64_t touched = Lanes::touched(s.bits + range.lo, range.hi - range.lo, s.list);
   int64_t found = 0;
@@ -109,7 +107,10 @@ int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* 
     Lanes::columns(bits, (r.begin + w) * 64, col + found);
     found += bit_count(bits);
   }
-  if constexpr (kValues<T>) sum<false, Lanes>(r, s, touched, col, found, out);
+  if constexpr (kValues<T>) {
+    if (ranks) sum_ranks<false>(r, s, found, out);
+    else take<Lanes>(r, s, touched, col, found, out);
+  }
   for (int64_t i = 0; i < touched; ++i) s.bits[s.list[i]] = 0;
   return found;
 }
@@ -186,7 +187,14 @@ bool values_window(const Row<Index, Clip>& r, const Scratch& s, const Index* col
     s.bits[w] |= uint64_t{1} << (c & 63);
     last = c;
   }
-  good = sum<true, Lanes>(r, s, touched, col, count, out);
+  if (r.a.sums == Sums::ranks) {
+    good = sum_ranks<true>(r, s, count, out);
+  } else {
+    typename Row<Index, Clip>::Range range;
+    good = !Clip && r.a.sums == Sums::staged ? r.template sum_staged<true, Lanes, T>(s)
+                                             : r.template sum_dense<true, Lanes, T>(s, range);
+    if (good) take<Lanes>(r, s, touched, col, count, out);
+  }
   for (int64_t i = 0; i < touched; ++i) s.bits[s.list[i]] = 0;
   return good;
 }
