@@ -30,7 +30,8 @@ WORK = ROOT / "build" / "device"
 SITE = WORK / "site"
 BUDGET = 8 * 60.0  # of all steps together, in seconds
 TOOLS = ("memcheck", "racecheck", "synccheck")
-BARE = ("tests/test_cuda_kernels.py", "tests/test_emulator.py")
+BARE = ("tests/test_cuda_kernels.py", "tests/test_cuda_spgemm.py", "tests/test_emulator.py")
+TORCH = ("tests/test_device.py", "tests/test_device_spgemm.py")
 # The ledger's own skips until this run is written down; the module's runs nothing on the GPU.
 NOT_OF_THE_GPU = ("test_hardware_has_proven", "test_the_module_gives")
 sys.path.insert(0, str(ROOT / "python" / "sparsecore"))
@@ -225,7 +226,7 @@ def versions() -> tuple[str, str]:
 
 
 def case_count(op: str) -> int:
-    code = f"import cases; print(len(cases.of({op!r}).CASES))"
+    code = f"import cases; o = cases.of({op!r}); print(len(getattr(o, 'CUDA_CASES', o.CASES)))"
     return int(python(code, PYTHONPATH=os.pathsep.join([str(SITE), str(ROOT / "tests")])))
 
 
@@ -255,7 +256,7 @@ def main() -> int:
     steps = {
         "build": lambda: run.step("build", *pip, *options, limit=150),
         "cases": lambda: run.pytest("cases", *BARE, limit=180, SPARSECORE_CUDA_ON="hardware"),
-        "cases through torch": lambda: run.pytest("cases through torch", "tests/test_device.py", limit=90),
+        "cases through torch": lambda: run.pytest("cases through torch", *TORCH, limit=90),
         **{tool: lambda tool=tool: sanitize(run, tool) for tool in TOOLS},
         "bench": lambda: run.step(
             "bench", sys.executable, "-m", "sparsecore.bench.cuda", "--out", bench, limit=run.left()

@@ -378,7 +378,7 @@ int64_t device_table_bytes(Dtype value, int64_t slots) {
 int64_t device_table_slots(int64_t nonzeros) {
   if (nonzeros <= most_of(kHeavy - 1)) return 0;
   int64_t slots = 1;
-  while (slots / 4 * 3 < nonzeros) slots *= 2;
+  while (slots / 4 * 3 < nonzeros && slots < int64_t{1} << 31) slots *= 2;  // more: in parts
   return slots;
 }
 int64_t device_free_bytes() {
