@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sparsecore.spgemm on this GPU against torch.sparse.mm, cuSPARSE's ALG2 and ALG3, and CuPy where it is installed.
+"""sparsecore.spgemm on this GPU against torch.sparse.mm, cuSPARSE's ALG2 and ALG3, and CuPy, if there.
 
-A·A of made matrices. Every answer is held to the CPU's in float64 before its time counts, and they take turns, call by
-call. Times are of whole calls, with the wait for the device, as every one of them reads the number of nonzeros.
+A·A of made matrices. Every answer is held to the CPU's in float64 before its time counts; they take turns,
+call by call. Times are of whole calls with the wait for the device: every one reads the number of nonzeros.
 """
 
 import statistics
@@ -24,7 +24,7 @@ LINE = "{matrix:10}  {dtype:8}  {who:18}  {ms:9.3f} ms  {gflops:7.1f} Gflop/s  {
 
 
 def stencil(side: int, unknowns: int) -> tuple[Tensor, Tensor, int]:
-    """Rows, columns, size: side^3 nodes with 27 neighbours and so many unknowns each, as finite elements have."""
+    """Rows, columns, size: side^3 nodes with 27 neighbours and so many unknowns each: finite elements."""
     axis = torch.arange(side)
     node = torch.cartesian_prod(axis, axis, axis)
     near = torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 3)
@@ -43,7 +43,9 @@ def stencil(side: int, unknowns: int) -> tuple[Tensor, Tensor, int]:
 def scattered(size: int, width: int, power: int = 1) -> tuple[Tensor, Tensor, int]:
     """size * width elements anywhere; power 3: rows and columns of low numbers have most, as in graphs."""
     g = torch.Generator().manual_seed(7)
-    rows, columns = ((torch.rand(size * width, generator=g, dtype=torch.float64) ** power * size).long() for _ in range(2))
+    rows, columns = (
+        (torch.rand(size * width, generator=g, dtype=torch.float64) ** power * size).long() for _ in range(2)
+    )
     return rows, columns, size
 
 
@@ -133,8 +135,9 @@ def measure(name: str, dtype: torch.dtype) -> list[dict]:
     exact = tuple(t.cuda() for t in ops.spgemm.spgemm(crow, col, wide, crow, col, wide, a[3]))
     sizes = ops.spgemm.spgemm(crow, col, wide.abs(), crow, col, wide.abs(), a[3])[2].cuda()
     products = int(a[0].long().diff()[a[1].long()].sum())
-    facts = {"op": "spgemm", "matrix": name, "m": a[3], "nnz": a[1].numel(), "dtype": str(dtype).removeprefix("torch."),
-             "flops": 2 * products, "nnz_c": exact[1].numel(), "compression": products / exact[1].numel()}  # fmt: skip
+    facts = {"op": "spgemm", "matrix": name, "m": a[3], "nnz": a[1].numel(), "flops": 2 * products,
+             "dtype": str(dtype).removeprefix("torch."), "nnz_c": exact[1].numel(),
+             "compression": products / exact[1].numel()}  # fmt: skip
     notes, peaks, takers = {}, {}, {}
     for who, call in calls(a):
         try:
@@ -156,8 +159,9 @@ def measure(name: str, dtype: torch.dtype) -> list[dict]:
         for who, call in takers.items():
             times[who].append(once(call))
     return [
-        facts | {"who": who, "ms": statistics.median(t) * 1e3, "least_ms": min(t) * 1e3, "peak_mb": peaks[who] / 1e6,
-                 "gflops": 2 * products / statistics.median(t) / 1e9, "note": notes[who]}
+        facts | {"who": who, "ms": statistics.median(t) * 1e3, "least_ms": min(t) * 1e3,
+                 "peak_mb": peaks[who] / 1e6, "gflops": 2 * products / statistics.median(t) / 1e9,
+                 "note": notes[who]}
         for who, t in times.items()
     ]  # fmt: skip
 

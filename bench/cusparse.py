@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cuSPARSE's SpGEMM by its C interface, with the library that torch has loaded: ALG2 and ALG3, which torch.sparse.mm
-does not choose. The calls and their order are those of NVIDIA's manual, "cusparseSpGEMM()"."""
+"""cuSPARSE's SpGEMM by its C interface, of the library that torch has loaded: ALG2 and ALG3, which
+torch.sparse.mm does not choose. Calls and their order as in NVIDIA's manual, "cusparseSpGEMM()"."""
 
 import ctypes
 from functools import cache

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""spgemm's CUDA kernels on every case: on the emulated grid, with a random order of threads, or on the GPU when
-SPARSECORE_CUDA_ON=hardware. tests/native/spgemm_cuda.cpp runs the phases and says what it takes."""
+"""spgemm's CUDA kernels on every case: on the emulated grid, with a random order of threads, or on the GPU
+when SPARSECORE_CUDA_ON=hardware. tests/native/spgemm_cuda.cpp runs the phases and says what it takes."""
 
 from itertools import pairwise
 
@@ -24,7 +24,10 @@ HEAVY = [cases.Case(2, 9000, 40, 0.3, layout=layout) for layout in KINDS]
 def multiply(inputs: dict, nonzeros: int, grads: bool = False, **integers: int) -> tuple[dict, dict]:
     """Outputs, begun as NaN and -1 and of the right size, and the outcome."""
     values = inputs["a_values"]
-    like = {"crow_indices": inputs["a_crow_indices"], "col_indices": inputs["a_col_indices"].new_empty(nonzeros)}
+    like = {
+        "crow_indices": inputs["a_crow_indices"],
+        "col_indices": inputs["a_col_indices"].new_empty(nonzeros),
+    }
     outputs = {n: torch.full_like(t, -1) for n, t in like.items()}
     outputs["values"] = values.new_full((nonzeros,), float("nan"))
     if grads:
@@ -71,13 +74,15 @@ def test_neither_threads_nor_tables_change_the_answer(name):
 
 @pytest.mark.parametrize("name", OPS)
 def test_a_sum_has_the_order_of_a_s_row(name):
-    """1, 2^24, 1, -2^24 in float32: each order gives another sum; a column of B's row twice, two rows of B."""
+    """1, 2^24, 1, -2^24 in float32: each order gives another sum; then a column of B's row thrice."""
     a = torch.tensor([0, 4]), torch.tensor([2, 0, 2, 1]), torch.tensor([1.0, 2.0**24, 1.0, -(2.0**24)])
     for columns in (7, 40):  # a step of a warp, and several
         b = torch.arange(4) * columns, torch.arange(columns).repeat(3), torch.ones(3 * columns)
         inputs = {"n": columns} | dict(zip(samples.NAMES, (*a, *b), strict=True))
         outputs, _ = multiply(inputs, columns)
-        assert outputs["values"].tolist() == [0.0] * columns  # ((1 + 2^24) + 1) - 2^24, where 1 + 2^24 is 2^24
+        assert (
+            outputs["values"].tolist() == [0.0] * columns
+        )  # ((1 + 2^24) + 1) - 2^24, where 1 + 2^24 is 2^24
         late = {**inputs, "a_values": torch.tensor([2.0**24, 1.0, -(2.0**24), 1.0])}
         assert multiply(late, columns)[0]["values"].tolist() == [1.0] * columns
     twice = torch.tensor([0, 3]), torch.tensor([5, 5, 5]), torch.tensor([2.0**24, 1.0, -(2.0**24)])
@@ -107,7 +112,9 @@ def test_gradients_are_those_of_the_cpu(name):
     ran = 0
     for seed, layout in enumerate(samples.LAYOUTS):
         for value in (torch.float32, torch.float64):
-            case = cases.Case(14, 90, 33, 0.2, value=value, index=(cases.i32, cases.i64)[seed % 2], layout=layout)
+            case = cases.Case(
+                14, 90, 33, 0.2, value=value, index=(cases.i32, cases.i64)[seed % 2], layout=layout
+            )
             inputs, reference, _ = expected(case)
             outputs, outcome = multiply(inputs, reference[2].numel(), grads=True, seed=seed)
             assert outcome["intact"]
@@ -134,13 +141,19 @@ def test_the_transpose_that_gradients_are_made_of():
                 (torch.arange(17).repeat_interleave(made[0].diff()), made[1].long()), made[2], accumulate=True
             )
             torch.testing.assert_close(other, dense.T)
-    empty = op._transposed(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.ones(0), 3)
+    empty = op._transposed(
+        torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.ones(0), 3
+    )
     assert empty[0].tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_a_pattern_alone(name):
-    for case in (cases.Case(20, 130, 30, 0.2), cases.Case(5, 9, 7, 0.5, index=cases.i32), cases.Case(3, 0, 4)):
+    for case in (
+        cases.Case(20, 130, 30, 0.2),
+        cases.Case(5, 9, 7, 0.5, index=cases.i32),
+        cases.Case(3, 0, 4),
+    ):
         inputs, reference, _ = expected(case)
         outputs = {n: torch.full_like(t, -1) for n, t in zip(NAMES[:2], reference, strict=False)}
         arrays = {n: inputs[n] for n in samples.NAMES if "values" not in n}
@@ -160,7 +173,9 @@ def test_broken_indices_are_found_before_anything_is_made(name):
         crow, col = (damaged[f"{side}_{n}"].tolist() for n in ("crow_indices", "col_indices"))
         width = 30 if side == "a" else 90
         falls = [r for r in range(len(crow) - 1) if not 0 <= crow[r] <= crow[r + 1] <= len(col)]
-        outside = [r for r in range(len(crow) - 1) if any(not 0 <= c < width for c in col[crow[r] : crow[r + 1]])]
+        outside = [
+            r for r in range(len(crow) - 1) if any(not 0 <= c < width for c in col[crow[r] : crow[r + 1]])
+        ]
         bad = falls or outside
         first = bad[0] + (len(crows["a"]) - 1) * (side == "b") if bad else -1
         assert outcome["bad_row"] == first, f"{at_fault}: {outcome['bad_row']}, expected {first}"
@@ -177,7 +192,7 @@ def values_of(inputs: dict, crow: torch.Tensor, col: torch.Tensor, **integers: i
 
 
 def spoiled(inputs: dict, crow: torch.Tensor, col: torch.Tensor) -> set[int]:
-    """Elements of C that are NaN: all where offsets fall, those of no row, and of rows that meet what is broken."""
+    """Elements of C that are NaN: all where offsets fall, of no row, of rows that meet what is broken."""
 
     def rows(crow: torch.Tensor, col: torch.Tensor) -> list[list[int]] | None:
         at, columns = crow.tolist(), col.tolist()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""spgemm on CUDA as torch calls it, on a GPU. Without one nothing here runs, and says so; test_cuda_spgemm.py has
-the cases on the emulated grid."""
+"""spgemm on CUDA as torch calls it, on a GPU. Without one nothing here runs, and says so: test_cuda_spgemm.py
+has the cases on the emulated grid."""
 
 from dataclasses import replace
 

@@ -17,7 +17,9 @@ struct WarpTeam {
   static constexpr int size = kLanes;
   SPARSECORE_DEVICE static int rank() { return lane_index(); }
   SPARSECORE_DEVICE static int in_block() { return warp_index(); }
-  SPARSECORE_DEVICE static int64_t index() { return static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanes) + in_block(); }
+  SPARSECORE_DEVICE static int64_t index() {
+    return static_cast<int64_t>(blockIdx.x) * (blockDim.x / kLanes) + in_block();
+  }
   SPARSECORE_DEVICE static int64_t count() { return static_cast<int64_t>(gridDim.x) * (blockDim.x / kLanes); }
   SPARSECORE_DEVICE static void sync() { warp_sync(); }
   SPARSECORE_DEVICE static bool any(bool condition) { return warp_any(condition); }

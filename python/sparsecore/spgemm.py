@@ -93,14 +93,14 @@ def spgemm(a: Any, b: Any, *, sorted: bool = True, memory: int = 0, deterministi
     Args:
         a: ``[m, k]``: a Csr, a torch.sparse_csr tensor, a SciPy CSR matrix or array, or a tuple
             ``(crow_indices, col_indices, values or None, shape)`` of tensors or NumPy arrays. Values float32
-            or float64, on CPUs complex64 or complex128 and on CUDA bfloat16 or float16 as well; indices int32 or
-            int64 (int64 where a and b differ); rows may be unsorted and repeat columns. Nothing is copied.
+            or float64, on CPUs complex64 or complex128 and on CUDA bfloat16 or float16 as well; indices int32
+            or int64 (int64 where a and b differ); rows may be unsorted and repeat columns. Nothing is copied.
         b: ``[k, n]``, of any of those kinds. Without values in either (tuples), only the pattern is made.
         sorted: columns of the result's rows rise. Else they may come in any order, which SciPy and tuples
             allow; faster for short rows of wide matrices.
         memory: most bytes of working space; see sparsecore.ops.spgemm.
-        deterministic: the same bits for any order of threads, as CPUs always give. Else, on CUDA, sums are made
-            by atomics as products come, which is faster.
+        deterministic: the same bits for any order of threads, as CPUs always give. Else, on CUDA, sums are
+            made by atomics as products come.
 
     Returns:
         ``[m, n]``, the kind of a (of SciPy's kinds, an array), on its device.
@@ -144,8 +144,8 @@ class SpgemmPlan:
     def __call__(self, a: Any, b: Any, *, memory: int = 0, deterministic: bool = True) -> Any:
         """``a @ b``, bit for bit what spgemm gives; the result shares the plan's indices.
 
-        On CUDA the call does not wait for the device and can be captured in a graph; rows whose arrays are broken,
-        or that have an element which the plan lacks, are then NaN instead of an error.
+        On CUDA the call does not wait for the device and can be captured in a graph; rows whose arrays are
+        broken, or that have an element which the plan lacks, are then NaN instead of an error.
 
         Raises:
             TypeError, ValueError, RuntimeError: naming the argument; also where the product has an element

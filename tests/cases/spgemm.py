@@ -54,7 +54,9 @@ def _cuda() -> Iterator[Case]:
         yield Case(8, 700, 90, 0.1, value=v, index=x)
     for layout, x in product(("plain", "unsorted"), (i64, i32)):  # by level and table; see spgemm.cu
         yield Case(5, 300_000, 30, 0.0005, index=x, layout=layout)  # columns hashed by a block
-        yield Case(2, 9000, 40, 0.3, value=f64 if x is i32 else f32, index=x, layout=layout)  # sums too many to share
+        yield Case(
+            2, 9000, 40, 0.3, value=f64 if x is i32 else f32, index=x, layout=layout
+        )  # sums too many to share
     yield Case(2, 1_200_000, 40, 0.0015)  # bits in several parts
     yield Case(2, 1_200_000, 40, 0.0015, layout="repeated", index=i32)
 
@@ -101,8 +103,8 @@ def inputs(case: Case) -> dict:
 
 
 def bound(inputs: dict, reference: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """How far each value may lie from the reference's: gamma(2 + 4 per product, complex, else 1) * |A||B|, and the
-    rounding of 16-bit results."""
+    """How far each value may lie from the reference's: gamma(2 + 4 per product, complex, else 1) * |A||B|,
+    and the rounding of 16-bit results."""
     from sparsecore.ops import spgemm
 
     names = [n for n in NAMES if n.endswith("values")]
@@ -114,9 +116,13 @@ def bound(inputs: dict, reference: tuple[torch.Tensor, torch.Tensor, torch.Tenso
     count = ones * (4 if inputs["a_values"].is_complex() else 1) + 2
     rounded = reference[2].abs() * (torch.finfo(real).eps / 2 if half else 0)
     # The reference itself is in float64.
-    return rounded + (count * u / (1 - count * u) + count * 2.0**-53) * sizes * (
-        2 if inputs["a_values"].is_complex() else 1
-    ) + torch.finfo(real).smallest_normal * torch.finfo(real).eps
+    return (
+        rounded
+        + (count * u / (1 - count * u) + count * 2.0**-53)
+        * sizes
+        * (2 if inputs["a_values"].is_complex() else 1)
+        + torch.finfo(real).smallest_normal * torch.finfo(real).eps
+    )
 
 
 def native(inputs: dict) -> tuple[dict, tuple[str, ...], dict]:

@@ -21,7 +21,9 @@ using spgemm::DevicePhase;
 CsrView view(const Call& call, const std::string& side, int64_t width) {
   const Array &crow = call.array(side + "crow_indices"), &col = call.array(side + "col_indices");
   const Array* values = call.find(side + "values");
-  return {crow.size() - 1, width,      col.size(), crow.data, col.data, values ? values->data : nullptr,
+  return {crow.size() - 1, width,
+          col.size(),      crow.data,
+          col.data,        values ? values->data : nullptr,
           crow.dtype,      values ? values->dtype : Dtype::f32};
 }
 
@@ -83,7 +85,8 @@ void transpose(Extended& e, const std::string& side, const std::string& name, in
 }
 
 Outcome run(const Call& given) {
-  if (given.integer("small", 0)) return {{"slots", spgemm::device_table_slots(given.integer("nonzeros"))}, {"intact", 1}};
+  if (given.integer("small", 0))
+    return {{"slots", spgemm::device_table_slots(given.integer("nonzeros"))}, {"intact", 1}};
   Extended e{given, {}};
   const int64_t m = given.array("a_crow_indices").size() - 1, height = given.array("b_crow_indices").size() - 1;
   const Array* const values = given.find("values");
@@ -114,7 +117,8 @@ Outcome run(const Call& given) {
                                                                 : -1;
   if (bad >= 0) return {{"bad_row", bad}, {"intact", e.intact()}};
   how.c.nnz = static_cast<int64_t>(found->nnz);
-  Outcome outcome{{"bad_row", -1}, {"nnz", how.c.nnz}, {"strict", found->falls == found->starts}, {"intact", e.intact()}};
+  Outcome outcome{
+      {"bad_row", -1}, {"nnz", how.c.nnz}, {"strict", found->falls == found->starts}, {"intact", e.intact()}};
   for (int level = 0; level < spgemm::kDeviceLevels; ++level)
     for (int set = 0; set < 2; ++set)
       outcome[(set ? "nonzeros" : "products") + std::to_string(level)] = static_cast<int64_t>(found->rows[set][level]);
@@ -137,7 +141,9 @@ Outcome run(const Call& given) {
     if (!given.find(out)) continue;
     how.c.nnz = given.array(out).size();
     const bool of_a = side[0] == 'a', small = how.c.index == Dtype::i32;
-    if (of_a) small ? transpose<int32_t>(e, "b_", "other_", given.integer("n")) : transpose<int64_t>(e, "b_", "other_", given.integer("n"));
+    if (of_a)
+      small ? transpose<int32_t>(e, "b_", "other_", given.integer("n"))
+            : transpose<int64_t>(e, "b_", "other_", given.integer("n"));
     else small ? transpose<int32_t>(e, "a_", "first_", height) : transpose<int64_t>(e, "a_", "first_", height);
     e.call.integers[std::string(side) + "n"] = of_a ? height : given.integer("n");
     on_device(e.call, DevicePhase::values, how, of_a ? "" : "first_", of_a ? "other_" : "", side, out);

@@ -18,7 +18,9 @@ constexpr int64_t kTables = 528;   // four for each of 132 processors
 constexpr int64_t kSmallTables = 64 << 20;
 
 // On the CPU; waits for the device.
-Tensor fetch(const Tensor& t) { return torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU)); }
+Tensor fetch(const Tensor& t) {
+  return torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
 
 // Says what is wrong with `row` of w, or with its ends.
 void raise_on_host(const Tensor& crow, const Tensor& col, CsrView w, const CsrNames& names, int64_t row) {
@@ -61,7 +63,8 @@ class Product {
     DeviceFound f;
     std::memcpy(&f, host.const_data_ptr(), sizeof(f));
     const auto refuse = [&](bool of_a, int64_t row) {
-      of_a ? raise_on_host(a_crow_, a_col_, args.a, kNamesA, row) : raise_on_host(b_crow_, b_col_, args.b, kNamesB, row);
+      of_a ? raise_on_host(a_crow_, a_col_, args.a, kNamesA, row)
+           : raise_on_host(b_crow_, b_col_, args.b, kNamesB, row);
     };
     for (int side = 0; side < 2; ++side) {
       if (f.bad_ends >> side & 1) refuse(side == 0, -1);

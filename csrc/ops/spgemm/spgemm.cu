@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// spgemm on CUDA: a warp or a block makes a row of C whole; products are merged by atomics into a table in shared
-// memory as they are made. The kernels, in order: `open` checks, `measure` counts each row's products and lists rows
-// by them, `columns` merges the columns of a row and counts them, `sums`, `partials` and `offsets` turn counts into
-// crow, `levels` lists rows by their nonzeros; then, once C is allocated, `columns` again, and `values`. Rows of
-// level 0, 1: a warp, 128 and 512 slots; 2: a block, 4096; 3: a block, columns as bits, 524288 at a time, sums in a
-// table in global memory. Sums run in the order of A's row, as threads that meet in a column take turns; `ordered`
-// off, they add by atomics. Not yet measured on a device: slots and widths are choices, not findings.
+// spgemm on CUDA: a warp or a block makes a row of C whole and merges products by atomics into a table in shared memory
+// as they are made. `open` checks, `measure` counts rows' products and lists rows by them, `columns` merges a row's
+// columns and counts them, `sums`, `partials` and `offsets` make crow of the counts, `levels` lists rows by nonzeros;
+// then, once C is allocated, `columns` again, and `values`. Levels 0, 1: a warp, 128 and 512 slots; 2: a block, 4096;
+// 3: a block, columns as bits, 524288 at a time, sums in a table in global memory. Threads of any row are busy, and no
+// product is stored. Sums run in the order of A's row: threads that meet in a column take turns; else, by atomics.
+// Products are walked three times: to count, for columns, for values. Not yet measured on a device: slots and widths are
+// choices, not findings.
 //
 // sass begin_kernel: STG; no LDL STL
-// sass open_kernel: LDG ATOMG.MIN; no LDL STL
+// sass open_kernel: LDG RED.MIN RED.ADD; no LDL STL
 // sass measure_kernel: LDG SHFL ATOMG.ADD; no LDL STL
 // sass columns_kernel: LDG ATOMS.CAS ATOMS.OR; no LDL STL
 // sass sums_kernel: LDG SHFL STG; no LDL STL
@@ -16,7 +17,7 @@
 // sass offsets_kernel: LDG SHFL STG BAR.SYNC; no LDL STL
 // sass levels_kernel: LDG ATOMG.ADD; no LDL STL
 // sass values_kernel: LDG; no LDL STL
-// sass values_kernel: some MATCH.ANY ATOMS.CAS ATOMG.ADD RED.E.ADD
+// sass values_kernel: some MATCH.ANY ATOMS.CAS ATOMG.CAS RED.ADD
 #include "ops/spgemm/spgemm.h"
 
 #include "ops/spgemm/spgemm_cuda_tables.h"
@@ -154,9 +155,7 @@ __global__ void __launch_bounds__(kThreads, kResident) columns_kernel(DeviceArgs
     for (int64_t lo = span.lo; lo < span.hi; lo += width) {
       const Columns window{lo, span.hi - lo < width ? span.hi : lo + width};
       set.open(window, slots, direct);
-      walk.each(row, window, [&](bool here, int64_t, int64_t, unsigned column) {
-        met += here && set.add(column);
-      });
+      walk.each(row, window, [&](bool here, int64_t, int64_t, unsigned column) { met += here && set.add(column); });
       if (!write) continue;
       const int64_t at = crow[row] + written, room = crow[row + 1] - at;
       written += set.write(static_cast<Index*>(const_cast<void*>(d.c.col)) + at, room, d.sorted || d.ordered);
@@ -245,7 +244,8 @@ __global__ void __launch_bounds__(kThreads, kResident) values_kernel(DeviceArgs 
   constexpr int64_t kSlotBytes = sizeof(Sum) + sizeof(unsigned);
   char* const memory =
       dynamic_shared<char>() + Team::in_block() * (Walker::shared_bytes + (Far ? 0 : slots * kSlotBytes));
-  char* const tables = Far ? static_cast<char*>(d.tables) + blockIdx.x * slots * kSlotBytes : memory + Walker::shared_bytes;
+  char* const tables =
+      Far ? static_cast<char*>(d.tables) + blockIdx.x * slots * kSlotBytes : memory + Walker::shared_bytes;
   const Walker walk = walk_of<Team, Index>(d, memory);
   Sum* const sums = reinterpret_cast<Sum*>(tables);
   SumTable<Team, Sum> table{reinterpret_cast<unsigned*>(sums + slots), sums, slots};
@@ -275,7 +275,8 @@ __global__ void __launch_bounds__(kThreads, kResident) values_kernel(DeviceArgs 
       Team::sync();
       for (int64_t j = first + Team::rank(); j < last; j += Team::size) {
         const int64_t c = col[j];
-        const int slot = static_cast<uint64_t>(c) < static_cast<uint64_t>(d.c.k) ? table.find(static_cast<unsigned>(c)) : -1;
+        const int slot =
+            static_cast<uint64_t>(c) < static_cast<uint64_t>(d.c.k) ? table.find(static_cast<unsigned>(c)) : -1;
         if (slot >= 0) store_number(const_cast<void*>(d.c.values), d.c.value, j, sums[slot]);
       }
     }
@@ -298,7 +299,8 @@ struct Queue {
 
   template <class... Parameters, class... Arguments>
   void add(void (*kernel)(Parameters...), unsigned blocks, int threads, int64_t shared, Arguments... arguments) {
-    if (!error) error = cuda::launch(kernel, {dim3(blocks), dim3(static_cast<unsigned>(threads)), shared, stream}, arguments...);
+    if (!error)
+      error = cuda::launch(kernel, {dim3(blocks), dim3(static_cast<unsigned>(threads)), shared, stream}, arguments...);
   }
 
   template <class Index>
@@ -314,8 +316,8 @@ struct Queue {
         add(columns_kernel<WarpTeam, Index>, blocks_for(d, d.a.n, kWarps), kWarps * kLanes,
             kWarps * (bytes + Walk<WarpTeam, Index>::shared_bytes), d, level, write);
       else
-        add(columns_kernel<Block, Index>, blocks_for(d, d.a.n, 1), kThreads, bytes + Walk<Block, Index>::shared_bytes, d,
-            level, write);
+        add(columns_kernel<Block, Index>, blocks_for(d, d.a.n, 1), kThreads, bytes + Walk<Block, Index>::shared_bytes,
+            d, level, write);
     }
   }
 
@@ -336,7 +338,8 @@ struct Queue {
         add(values_kernel<Block, Index, Sum, Ordered, true>,
             blocks_for(d, d.a.n < d.table_count ? d.a.n : d.table_count, 1), kThreads, kWalk, d, level);
       else
-        add(values_kernel<Block, Index, Sum, Ordered, false>, blocks_for(d, d.a.n, 1), kThreads, bytes + kWalk, d, level);
+        add(values_kernel<Block, Index, Sum, Ordered, false>, blocks_for(d, d.a.n, 1), kThreads, bytes + kWalk, d,
+            level);
     }
   }
 
@@ -372,9 +375,7 @@ struct Queue {
 int64_t device_scratch_bytes(int64_t m) {
   return partial_count(m) * int64_t{sizeof(int64_t)} + kDeviceLevels * m * int64_t{sizeof(int)};
 }
-int64_t device_table_bytes(Dtype value, int64_t slots) {
-  return slots * (value == Dtype::f64 ? 12 : 8);
-}
+int64_t device_table_bytes(Dtype value, int64_t slots) { return slots * (value == Dtype::f64 ? 12 : 8); }
 int64_t device_table_slots(int64_t nonzeros) {
   if (nonzeros <= most_of(kHeavy - 1)) return 0;
   int64_t slots = 1;

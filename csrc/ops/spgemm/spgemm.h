@@ -117,15 +117,15 @@ constexpr int kDeviceLevels = 4;  // rows by their work
 struct DeviceFound {
   DeviceCount bad_offsets[3];  // the first row of A, of B, of a C that is given, whose offsets fall or leave the array
   DeviceCount bad_columns[2];  // the first row of A, of B with a column out of range, if no offsets are bad
-  DeviceCount bad_ends;        // bit 0: A's offsets begin or end wrong, bit 1: B's, bit 2: C's
-  DeviceCount falls, starts;   // columns of B that do not rise over the one before; of these, first ones of a row
-  DeviceCount nnz, longest;    // of C, of a row of C
+  DeviceCount bad_ends;  // bit 0: A's offsets begin or end wrong, bit 1: B's, bit 2: C's
+  DeviceCount falls, starts;  // columns of B that do not rise over the one before; of these, first ones of a row
+  DeviceCount nnz, longest;  // of C, of a row of C
   DeviceCount rows[2][kDeviceLevels];  // rows by products, by nonzeros of C
 };
 
 struct DeviceArgs {
   CsrView a, b;  // values may be null but for `values`: f32, bf16, f16 (sums in f32) or f64
-  CsrView c;     // written, and read by the phases after. c.k: n
+  CsrView c;  // written, and read by the phases after. c.k: n
   DeviceFound* found;
   void* scratch;  // [device_scratch_bytes(m)], 8-byte aligned
   // Rows of C with more nonzeros than shared memory takes: `table_count` tables of table_slots slots (a power of 2),
@@ -133,8 +133,8 @@ struct DeviceArgs {
   void* tables;
   int64_t table_slots, table_count;
   int64_t blocks;  // most of a launch
-  bool sorted;     // rows of C rise; else short ones may not
-  bool ordered;    // sums in the order of A's row, the same bits for any order of threads; else by atomics, as they come
+  bool sorted;  // rows of C rise; else short ones may not
+  bool ordered;  // sums in the order of A's row, the same bits for any order of threads; else by atomics, as they come
   // `values` for a C that a caller has, without `count` before. Untrusted: a row of C whose own, A's or B's arrays are
   // broken is NaN, and all of C where offsets fall. given: rows of C rise, and NaN is what lacks a column of the product;
   // masked: only the product's elements at C's columns are asked for, in any order, and repeated ones are given each.

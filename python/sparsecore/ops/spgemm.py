@@ -38,8 +38,8 @@ def spgemm(
     Args:
         a_crow_indices, a_col_indices: A ``[m, k]``, int32 or int64; columns of a row in any order, repeated
             ones are added. Where A and B differ, int32 is widened and the result is int64.
-        a_values: ``[nnz of A]`` float32 or float64; on CPUs complex64 or complex128, on CUDA bfloat16 or float16
-            (sums in float32) as well.
+        a_values: ``[nnz of A]`` float32 or float64; on CPUs complex64 or complex128 as well, on CUDA bfloat16
+            or float16 (sums in float32).
         b_crow_indices, b_col_indices, b_values: B ``[k, n]``, the same, with values of a_values' dtype.
         n: columns of B, below 2^31.
         sorted: columns of C's rows rise; else they may come in any order, which is faster for short rows of
@@ -47,14 +47,14 @@ def spgemm(
         memory: most bytes of working space for all threads, beside 8 a row of A and 12 an element of B; wide
             rows are then made piece by piece. 0: what is fast, but no more than a quarter of what is free. On
             CUDA of tables for rows with thousands of elements, beside 16 a row of A.
-        deterministic: the same bits for any order of threads. Else, on CUDA, sums are made by atomics as products
-            come, which is faster, and rows that need not be sorted are not.
+        deterministic: the same bits for any order of threads. Else, on CUDA, sums are made by atomics as
+            products come, and rows that need not be sorted are not.
 
     Returns:
         crow_indices ``[m + 1]``, col_indices and values of C ``[m, n]``. An element that is stored in neither
         takes no part (NaN and infinity reach what they are multiplied with); a sum that is zero stays stored.
-        The same bits for any number of threads. Gradients reach both values and keep to their patterns. On CUDA
-        the call waits for the device once, for the number of nonzeros.
+        The same bits for any number of threads. Gradients reach both values and keep to their patterns. On
+        CUDA the call waits for the device once, for the number of nonzeros.
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, for index arrays that are no
@@ -100,9 +100,9 @@ def values(
             the product lacks gets zero. Else as spgemm.
 
     Raises:
-        RuntimeError: as spgemm, and for columns that lack one of the product's. On CUDA, where the call does not
-            wait for the device and can be captured in a graph, broken index arrays are no error: rows of C that
-            meet them are NaN, all of C where offsets fall.
+        RuntimeError: as spgemm, and for columns that lack one of the product's. On CUDA, where the call does
+            not wait for the device and can be captured in a graph, rows of C that meet a broken row are NaN
+            instead, and all of C where offsets fall.
     """
     arrays = _one_index(
         a_crow_indices, a_col_indices, b_crow_indices, b_col_indices, crow_indices, col_indices
