@@ -47,16 +47,17 @@ CASES = tuple(dict.fromkeys(_every()))
 
 
 def _cuda() -> Iterator[Case]:
-    yield from (c for c in CASES if not c.value.is_complex)
+    for c in CASES:  # with few rows where there are many products: each takes the emulated grid microseconds
+        if not c.value.is_complex:
+            yield replace(c, m=min(c.m, 5)) if c.m * c.k * c.n * c.density**2 > 10_000 else c
     for v, x in product((bf16, f16), (i64, i32)):
         for layout in LAYOUTS:
             yield Case(20, 130, 30, 0.2, value=v, index=x, layout=layout)
         yield Case(8, 700, 90, 0.1, value=v, index=x)
     for layout, x in product(("plain", "unsorted"), (i64, i32)):  # by level and table; see spgemm.cu
         yield Case(5, 300_000, 30, 0.0005, index=x, layout=layout)  # columns hashed by a block
-        yield Case(
-            2, 9000, 40, 0.3, value=f64 if x is i32 else f32, index=x, layout=layout
-        )  # sums too many to share
+        # sums past shared memory
+        yield Case(2, 9000, 15, 0.3, value=f64 if x is i32 else f32, index=x, layout=layout)
     yield Case(2, 1_200_000, 40, 0.0015)  # bits in several parts
     yield Case(2, 1_200_000, 40, 0.0015, layout="repeated", index=i32)
 
