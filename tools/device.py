@@ -136,8 +136,8 @@ def sanitizer_faults(log: str) -> str:
 
 
 def exclusion(program: str, tool: str) -> str:
-    """What keeps racecheck from kernels with relaxed loads, as of spgemm's tables: beside others' atomics it takes
-    them for races. The emulated grid knows them and checks these kernels. The option as this version names it."""
+    """What keeps racecheck from kernels with relaxed loads, as of spgemm's tables: beside others' atomics it
+    takes them for races. The emulated grid knows them and checks these kernels. By this version's option."""
     said = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
     options = [o for o in ("--kernel-regex-exclude", "--exclude") if o in said] if tool == "racecheck" else []
     return " ".join(f"{options[0]} kns={kernel}" for kernel in RELAXED) if options else ""
