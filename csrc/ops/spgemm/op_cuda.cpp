@@ -63,8 +63,9 @@ class Product {
     DeviceFound f;
     std::memcpy(&f, host.const_data_ptr(), sizeof(f));
     const auto refuse = [&](bool of_a, int64_t row) {
-      of_a ? raise_on_host(a_crow_, a_col_, args.a, kNamesA, row)
-           : raise_on_host(b_crow_, b_col_, args.b, kNamesB, row);
+      const CsrNames& names = of_a ? kNamesA : kNamesB;
+      of_a ? raise_on_host(a_crow_, a_col_, args.a, names, row) : raise_on_host(b_crow_, b_col_, args.b, names, row);
+      SPARSECORE_REQUIRE(false, names.crow, ": changed while it was read");
     };
     for (int side = 0; side < 2; ++side) {
       if (f.bad_ends >> side & 1) refuse(side == 0, -1);
