@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels against dense torch on this GPU: python -m sparsecore.bench.cuda [--quick] [--out FILE]
+"""CUDA kernels on this GPU, against dense torch; spgemm's against its peers (cuda_spgemm.py):
+python -m sparsecore.bench.cuda [--quick] [--out FILE]
 
 Each answer is checked before it is timed. A time is the median of replays of a CUDA graph that holds several
 calls on copies of the weight that together exceed the L2 cache, as a model's layers do; W comes from memory.
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import torch
 from sparsecore import Bitmap, linear, testing
+
+from . import cuda_spgemm
 
 SHAPES = ((1536, 576), (4096, 4096), (11008, 4096))
 ZEROS = (0.5, 0.7, 0.9)
@@ -102,6 +105,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file of the rows")
     options = parser.parse_args()
     rows = run(options.quick)
+    if options.out:  # what comes after may take long
+        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    rows += cuda_spgemm.run(options.quick)
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
     return 0

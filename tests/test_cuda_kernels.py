@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 CUDA = [f.stem for f in ledger.kernel_files(CSRC)]
 WEIGHTS = [op for op in cases.ops() if op in CUDA]
-CONVERSIONS = [op for op in cases.conversions() if op in CUDA]
+CONVERSIONS = [op for op in cases.conversions() if op in CUDA]  # products: test_cuda_spgemm.py
 
 
 def cases_of(op: str) -> list[cases.Case]:
     """All, or a few small ones where SPARSECORE_FEW_CASES is set: under compute-sanitizer each takes long."""
-    every = cases.of(op).CASES
+    every = getattr(cases.of(op), "CUDA_CASES", cases.of(op).CASES)
     if not os.environ.get("SPARSECORE_FEW_CASES"):
         return list(every)
     return [c for c in every[::5] if max(c.m, 1) * c.n * c.k < 50_000]
@@ -45,7 +45,7 @@ def convert(op: str, inputs: dict, exact: tuple[torch.Tensor, ...], seed: int = 
     return tuple(outputs.values()), outcome["bad_row"]
 
 
-@pytest.mark.parametrize("op", CUDA)
+@pytest.mark.parametrize("op", [*WEIGHTS, *CONVERSIONS])
 def test_every_case(op):
     faults, variant = [], variant_of(op)
     for seed, case in enumerate(cases_of(op)):

@@ -32,7 +32,7 @@ def there(inputs: dict, device: str = "cuda") -> dict:
     return {n: move(t) if isinstance(t, torch.Tensor) else t for n, t in inputs.items()}
 
 
-@pytest.mark.parametrize("op", CUDA)
+@pytest.mark.parametrize("op", [*WEIGHTS, *CONVERSIONS])
 def test_every_case(op):
     faults = []
     for case in cases.of(op).CASES:

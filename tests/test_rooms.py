@@ -27,6 +27,10 @@ ROOMS = {
         rf"ops/(?P<op>\w+)/(?P=op)_(({ISA})\.cpp|[a-z]+\.h)",
         [C_STD, "<immintrin.h>", "<arm_neon.h>", '"core/.*"', '"cpu/.*"', '"ops/{op}/.*"'],
     ),
+    "part of .cu": (
+        r"ops/(?P<op>\w+)/(?P=op)_cuda_[a-z]+\.h",
+        [C_STD, '"core/.*"', '"cuda/.*"', '"ops/{op}/.*"'],
+    ),
     ".cu": (r"ops/(?P<op>\w+)/(?P=op)(_sm\d+)?\.cu", [C_STD, '"core/.*"', '"cuda/.*"', '"ops/{op}/.*"']),
     "op_cuda.cpp": (
         r"ops/(?P<op>\w+)/op_cuda\.cpp",

@@ -5,6 +5,7 @@
     // sass <kernel>: some <instructions that its instances have together>
 
 An instruction is a mnemonic with as many of its dotted parts, in order, as matter: LDS.U.128 meets LDS.128.
+RED, a reduction in global memory, is REDG from sm_90 on.
 """
 
 import os
@@ -71,7 +72,7 @@ def has(instructions: list[str], wanted: str) -> bool:
     for instruction in instructions:
         mnemonic, *parts = instruction.split(".")
         left = iter(parts)
-        if mnemonic == first and all(part in left for part in rest):
+        if mnemonic in (first, {"RED": "REDG"}.get(first)) and all(part in left for part in rest):
             return True
     return False
 

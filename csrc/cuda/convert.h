@@ -32,4 +32,20 @@ SPARSECORE_DEVICE void store_float(void* base, Dtype d, int64_t i, float value) 
   else static_cast<float*>(base)[i] = value;
 }
 
+// The same for sums in float or in double, which is float64's alone.
+template <class Sum>
+SPARSECORE_DEVICE Sum load_number(const void* base, Dtype d, int64_t i) {
+  if constexpr (sizeof(Sum) == 8) return static_cast<const Sum*>(base)[i];
+  else return load_float(base, d, i);
+}
+template <class Sum>
+SPARSECORE_DEVICE void store_number(void* base, Dtype d, int64_t i, Sum value) {
+  if constexpr (sizeof(Sum) == 8) static_cast<Sum*>(base)[i] = value;
+  else store_float(base, d, i, value);
+}
+
+// a * b + c, rounded once.
+SPARSECORE_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+SPARSECORE_DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
 }  // namespace sparsecore::cuda

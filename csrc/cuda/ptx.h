@@ -24,6 +24,12 @@ SPARSECORE_DEVICE uint16_t f32_to_bf16(float value) {
   return bits;
 }
 
+// A load that others may race with: whole, and made each time it is asked for.
+template <class T>
+SPARSECORE_DEVICE T load_relaxed(const T* p) {
+  return *static_cast<const volatile T*>(p);
+}
+
 SPARSECORE_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 template <int Bytes>

@@ -39,12 +39,24 @@ SPARSECORE_DEVICE T warp_sum(T value) {
   return value;
 }
 
-// Sum over the lanes before this one; `total` over all of them.
-SPARSECORE_DEVICE int warp_exclusive_sum(int value, int& total) {
-  int sum = value;
+// The least over lanes.
+template <class T>
+SPARSECORE_DEVICE T warp_least(T value) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, value, step);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+// Sum over the lanes before this one; `total` over all of them. int, int64_t.
+template <class T>
+SPARSECORE_DEVICE T warp_exclusive_sum(T value, T& total) {
+  T sum = value;
 #pragma unroll
   for (int step = 1; step < kLanes; step *= 2) {
-    const int before = __shfl_up_sync(kAllLanes, sum, step);
+    const T before = __shfl_up_sync(kAllLanes, sum, step);
     if (lane_index() >= step) sum += before;
   }
   total = __shfl_sync(kAllLanes, sum, kLanes - 1);

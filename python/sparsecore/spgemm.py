@@ -87,21 +87,23 @@ def _as(kind: str, crow: Tensor, col: Tensor, values: Tensor | None, shape: tupl
     return crow, col, values, shape
 
 
-def spgemm(a: Any, b: Any, *, sorted: bool = True, memory: int = 0) -> Any:
+def spgemm(a: Any, b: Any, *, sorted: bool = True, memory: int = 0, deterministic: bool = True) -> Any:
     """``a @ b`` of two CSR matrices, as a CSR matrix of a's kind.
 
     Args:
         a: ``[m, k]``: a Csr, a torch.sparse_csr tensor, a SciPy CSR matrix or array, or a tuple
-            ``(crow_indices, col_indices, values or None, shape)`` of tensors or NumPy arrays. Values float32,
-            float64, complex64 or complex128, indices int32 or int64 (int64 where a and b differ); rows may be
-            unsorted and repeat columns. Nothing is copied.
+            ``(crow_indices, col_indices, values or None, shape)`` of tensors or NumPy arrays. Values float32
+            or float64, on CPUs complex64 or complex128 and on CUDA bfloat16 or float16 as well; indices int32
+            or int64 (int64 where a and b differ); rows may be unsorted and repeat columns. Nothing is copied.
         b: ``[k, n]``, of any of those kinds. Without values in either (tuples), only the pattern is made.
         sorted: columns of the result's rows rise. Else they may come in any order, which SciPy and tuples
             allow; faster for short rows of wide matrices.
         memory: most bytes of working space; see sparsecore.ops.spgemm.
+        deterministic: the same bits for any order of threads, as CPUs always give. Else, on CUDA, sums are
+            made by atomics as products come.
 
     Returns:
-        ``[m, n]``, the kind of a (of SciPy's kinds, an array); the same bits for any number of threads.
+        ``[m, n]``, the kind of a (of SciPy's kinds, an array), on its device.
         Gradients reach the values of a Csr and of a tuple of tensors, kept to the operand's pattern.
 
     Raises:
@@ -118,7 +120,8 @@ def spgemm(a: Any, b: Any, *, sorted: bool = True, memory: int = 0) -> Any:
         crow, col = op.pattern(x.crow, x.col, y.crow, y.col, shape[1], memory=memory)
         return _as(x.kind, crow, col, None, shape)
     arrays = (x.crow, x.col, x.values, y.crow, y.col, y.values)
-    return _as(x.kind, *op.spgemm(*arrays, shape[1], sorted=sorted, memory=memory), shape)
+    made = op.spgemm(*arrays, shape[1], sorted=sorted, memory=memory, deterministic=deterministic)
+    return _as(x.kind, *made, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +141,11 @@ class SpgemmPlan:
     def nnz(self) -> int:
         return self.col_indices.numel()
 
-    def __call__(self, a: Any, b: Any, *, memory: int = 0) -> Any:
+    def __call__(self, a: Any, b: Any, *, memory: int = 0, deterministic: bool = True) -> Any:
         """``a @ b``, bit for bit what spgemm gives; the result shares the plan's indices.
+
+        On CUDA the call does not wait for the device and can be captured in a graph; rows whose arrays are
+        broken, or that have an element which the plan lacks, are then NaN instead of an error.
 
         Raises:
             TypeError, ValueError, RuntimeError: naming the argument; also where the product has an element
@@ -152,7 +158,7 @@ class SpgemmPlan:
         if x.values is None or y.values is None:
             raise ValueError(f"{'a' if x.values is None else 'b'}: must have values")
         arrays = (x.crow, x.col, x.values, y.crow, y.col, y.values, self.crow_indices, self.col_indices)
-        values = op.values(*arrays, shape[1], memory=memory)
+        values = op.values(*arrays, shape[1], memory=memory, deterministic=deterministic)
         return _as(x.kind, self.crow_indices, self.col_indices, values, shape)
 
 

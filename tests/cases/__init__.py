@@ -54,6 +54,7 @@ class Case:
     @property
     def name(self) -> str:
         short = {f32: "f32", bf16: "bf16", f16: "f16", i8: "i8", i32: "i32", i64: "i64"}
+        short |= {torch.float64: "f64", torch.complex64: "c64", torch.complex128: "c128"}
         words = [f"m{self.m}-n{self.n}-k{self.k}-{self.density:g}", short[self.dtype], short[self.value]]
         words += [short[self.index]] * (self.index is not i64) + ["bias"] * self.bias
         words += [w for w in (self.pattern, self.layout) if w not in ("uniform", "plain")]

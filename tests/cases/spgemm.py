@@ -8,7 +8,7 @@ from itertools import product
 import torch
 from sparsecore import testing
 
-from . import EDGES, Case, f32, i32, i64, strided, tensor_bytes
+from . import EDGES, Case, bf16, f16, f32, i32, i64, strided, tensor_bytes
 
 f64, c64, c128 = torch.float64, torch.complex64, torch.complex128
 NUMBERS = (f32, f64, c64, c128)
@@ -46,8 +46,28 @@ def _every() -> Iterator[Case]:
 CASES = tuple(dict.fromkeys(_every()))
 
 
+def _cuda() -> Iterator[Case]:
+    for c in CASES:  # with few rows where there are many products: each takes the emulated grid microseconds
+        if not c.value.is_complex:
+            yield replace(c, m=min(c.m, 5)) if c.m * c.k * c.n * c.density**2 > 10_000 else c
+    for v, x in product((bf16, f16), (i64, i32)):
+        for layout in LAYOUTS:
+            yield Case(20, 130, 30, 0.2, value=v, index=x, layout=layout)
+        yield Case(8, 700, 90, 0.1, value=v, index=x)
+    for layout, x in product(("plain", "unsorted"), (i64, i32)):  # by level and table; see spgemm.cu
+        yield Case(5, 300_000, 30, 0.0005, index=x, layout=layout)  # columns hashed by a block
+        # sums past shared memory
+        yield Case(2, 9000, 15, 0.3, value=f64 if x is i32 else f32, index=x, layout=layout)
+    yield Case(2, 1_200_000, 40, 0.0015)  # bits in several parts
+    yield Case(2, 1_200_000, 40, 0.0015, layout="repeated", index=i32)
+
+
+CUDA_CASES = tuple(dict.fromkeys(_cuda()))
+
+
 def numbers(count: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    wide = f32 if dtype in (bf16, f16) else dtype
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=wide).to(dtype)
 
 
 def csr(rows: int, columns: int, case: Case, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -84,19 +104,26 @@ def inputs(case: Case) -> dict:
 
 
 def bound(inputs: dict, reference: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """How far each value may lie from the reference's: gamma(2 + 4 per product, complex, else 1) * |A||B|."""
+    """How far each value may lie from the reference's: gamma(2 + 4 per product, complex, else 1) * |A||B|,
+    and the rounding of 16-bit results."""
     from sparsecore.ops import spgemm
 
     names = [n for n in NAMES if n.endswith("values")]
     sizes = spgemm.reference(**{**inputs, **{n: inputs[n].abs() for n in names}})[2].real
     ones = spgemm.reference(**{**inputs, **{n: torch.ones_like(inputs[n].abs()) for n in names}})[2].real
     real = inputs["a_values"].real.dtype
-    u = torch.finfo(real).eps / 2
+    half = torch.finfo(real).bits == 16  # sums in float32, rounded once
+    u = torch.finfo(f32 if half else real).eps / 2
     count = ones * (4 if inputs["a_values"].is_complex() else 1) + 2
+    rounded = reference[2].abs() * (torch.finfo(real).eps / 2 if half else 0)
     # The reference itself is in float64.
-    return (count * u / (1 - count * u) + count * 2.0**-53) * sizes * (
-        2 if inputs["a_values"].is_complex() else 1
-    ) + torch.finfo(real).smallest_normal * torch.finfo(real).eps
+    return (
+        rounded
+        + (count * u / (1 - count * u) + count * 2.0**-53)
+        * sizes
+        * (2 if inputs["a_values"].is_complex() else 1)
+        + torch.finfo(real).smallest_normal * torch.finfo(real).eps
+    )
 
 
 def native(inputs: dict) -> tuple[dict, tuple[str, ...], dict]:
@@ -110,7 +137,7 @@ def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
         wrong = {
             "crow_indices": [crow.float(), crow.short(), crow[None], crow[:0], strided(crow)],
             "col_indices": [col.float(), col.short(), col[None], strided(col)],
-            "values": [values[:-1], torch.cat([values, values[:1]]), values.to(torch.float16), values.int(),
+            "values": [values[:-1], torch.cat([values, values[:1]]), values.to(torch.int8), values.int(),
                        values[None], strided(values)],
         }  # fmt: skip
         for name, tensors in wrong.items():

@@ -123,7 +123,7 @@ int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
     const Variant* who = scalar;
     for (const Variant* v : usable) {
       if (wrong) break;
-      if (v->cuda && i % kEmulated != 0) continue;
+      if ((v->cuda && i % kEmulated != 0) || (v->takes && !v->takes(call))) continue;
       who = v;
       const auto actual = run(*v, call);
       const int64_t bad = bad_row(actual.outcome);

@@ -4,20 +4,16 @@
 #include <cstring>
 #include <tuple>
 
-#include "torch/arguments.h"
-#include "torch/csr_arguments.h"
 #include "torch/memory.h"
 #include "torch/parallel.h"
+#include "torch/product_arguments.h"
 
 namespace sparsecore::spgemm {
 namespace {
 
 using namespace binding;
-using Optional = std::optional<Tensor>;
+using Optional = OptionalTensor;
 
-constexpr CsrNames kA{"a_crow_indices", "a_col_indices", "a_values", "rows", "k:"};
-constexpr CsrNames kB{"b_crow_indices", "b_col_indices", "b_values", "rows", "n:"};
-constexpr CsrNames kC{"crow_indices", "col_indices", "values", "rows of a", "n:"};
 constexpr CsrNames kG{"crow_indices", "col_indices", "grad", "rows of a", "n:"};
 
 // Scratch that is not worth asking the system about.
@@ -26,18 +22,6 @@ constexpr int64_t kSmallScratch = 64 << 20;
 constexpr int64_t kOnePass = 4 << 20;
 // A row that is this share of a thread's work, and this many products, is cut into parts.
 constexpr int64_t kHeavyShare = 4, kHeavyProducts = 1 << 17;
-
-const void* values_of(const Optional& values, const CsrView& w, const CsrNames& names, Dtype& dtype) {
-  if (!values) return nullptr;
-  check_count(*values, w, names);
-  const std::optional<Dtype> d = as_dtype(values->scalar_type());
-  SPARSECORE_REQUIRE(d == Dtype::f32 || d == Dtype::f64 || d == Dtype::c64 || d == Dtype::c128, names.values,
-                     ": dtype must be float32, float64, complex64 or complex128, not ",
-                     torch::headeronly::toString(values->scalar_type()));
-  dtype = *d;
-  static const char none = 0;  // an empty tensor has no address, and a null one stands for a pattern
-  return w.nnz > 0 ? values->const_data_ptr() : &none;
-}
 
 // A product with A and B opened: checked, B listed as words, work counted, cut into tasks.
 class Product {
@@ -48,18 +32,11 @@ class Product {
   Product(const Tensor& a_crow, const Tensor& a_col, const Optional& a_values, const Tensor& b_crow,
           const Tensor& b_col, const Optional& b_values, int64_t n)
       : kernel_(cpu::choose(kernels())) {
-    CsrView &a = args.a, &b = args.b;
-    b = csr_pattern(b_crow, b_col, n, kB);
-    a = csr_pattern(a_crow, a_col, 0, kA);
-    a.k = b.n;
-    SPARSECORE_REQUIRE(a.index == b.index, "b_crow_indices: dtype must be that of a_crow_indices, ",
-                       dtype_name(a.index), ", not ", dtype_name(b.index));
-    a.values = values_of(a_values, a, kA, a.value);
-    b.values = values_of(b_values, b, kB, b.value);
-    SPARSECORE_REQUIRE(!a_values || a.value == b.value, "b_values: dtype must be that of a_values, ",
-                       dtype_name(a.value), ", not ", dtype_name(b.value));
-    raise(csr_check_ends(a), a, kA);
-    raise(csr_check_ends(b), b, kB);
+    const auto [a, b] = operands(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
+    args.a = a;
+    args.b = b;
+    raise(csr_check_ends(a), a, kNamesA);
+    raise(csr_check_ends(b), b, kNamesB);
     note_kernel(kernel_.name);
     open();
   }
@@ -88,12 +65,8 @@ class Product {
 
   // The pattern of C as a caller has it: its ends and lengths are right, its rows untrusted.
   CsrView like_c(const Tensor& crow, const Tensor& col, int64_t n) const {
-    const CsrView c = csr_pattern(crow, col, n, kC);
-    SPARSECORE_REQUIRE(c.n == args.a.n, "crow_indices: must have rows of a + 1 = ", args.a.n + 1, " elements, not ",
-                       c.n + 1);
-    SPARSECORE_REQUIRE(c.index == args.a.index, "crow_indices: dtype must be that of a_crow_indices, ",
-                       dtype_name(args.a.index), ", not ", dtype_name(c.index));
-    raise(csr_check_ends(c), c, kC);
+    const CsrView c = pattern_of_c(args.a, crow, col, n);
+    raise(csr_check_ends(c), c, kNamesC);
     return c;
   }
 
@@ -116,7 +89,7 @@ class Product {
     const int64_t bad_b = ranges(b, threads, [&](int64_t begin, int64_t end, int64_t piece) {
       return kernel_.open_b(args, begin, end, found[static_cast<size_t>(piece)]);
     });
-    if (bad_b >= 0) raise(csr_check_row(b, bad_b, false), b, kB);
+    if (bad_b >= 0) raise(csr_check_row(b, bad_b, false), b, kNamesB);
     for (const Found& f : found) {
       found_.strict &= f.strict;
       found_.words += f.words;
@@ -124,7 +97,7 @@ class Product {
     args.strict = found_.strict;
     const int64_t bad_a = ranges(a, thread_count(a.nnz + a.n),
                                  [&](int64_t begin, int64_t end, int64_t) { return kernel_.open_a(args, begin, end); });
-    if (bad_a >= 0) raise(csr_check_row(a, bad_a, false), a, kA);
+    if (bad_a >= 0) raise(csr_check_row(a, bad_a, false), a, kNamesA);
     args.work[0] = 0;
     for (int64_t row = 0; row < a.n; ++row) {
       longest_ = std::max(longest_, args.work[row + 1]);
@@ -187,9 +160,7 @@ struct Output {
 
 // Columns and values of C once crow has its offsets.
 void allocate(Args& args, Output& c, const Optional& like) {
-  SPARSECORE_REQUIRE(args.a.index == Dtype::i64 || args.nnz <= std::numeric_limits<int32_t>::max(),
-                     "a_crow_indices: the product has ", args.nnz,
-                     " nonzeros, more than int32 offsets count; pass int64 indices");
+  check_nonzeros(args.a, args.nnz);
   c.col = empty(args.a.index, {args.nnz});
   args.col = c.col.mutable_data_ptr();
   large_pages(args.col, args.nnz * dtype_bytes(args.a.index));
@@ -246,7 +217,7 @@ Output multiply(const Tensor& a_crow, const Tensor& a_col, const Optional& a_val
 
 std::tuple<Tensor, Tensor, Tensor> spgemm(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
                                           const Tensor& b_crow, const Tensor& b_col, const Tensor& b_values, int64_t n,
-                                          bool sorted, int64_t memory) {
+                                          bool sorted, int64_t memory, bool /*deterministic: always*/) {
   const Output c = multiply(a_crow, a_col, a_values, b_crow, b_col, b_values, n, sorted, memory);
   return {c.crow, c.col, *c.values};
 }
@@ -259,7 +230,7 @@ std::tuple<Tensor, Tensor> pattern(const Tensor& a_crow, const Tensor& a_col, co
 
 Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
               const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col, int64_t n,
-              int64_t memory) {
+              int64_t memory, bool /*deterministic: always*/) {
   Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
   Args& args = product.args;
   const CsrView c = product.like_c(crow, col, n);
@@ -276,7 +247,7 @@ Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
     if (row >= 0) bad.store(row, std::memory_order_relaxed);
   });
   if (bad.load() >= 0) {
-    raise(csr_check_row(c, bad.load()), c, kC);
+    raise(csr_check_row(c, bad.load()), c, kNamesC);
     SPARSECORE_REQUIRE(false, "col_indices: row ", bad.load(), " lacks a column that the product has");
   }
   return sums;
@@ -309,7 +280,7 @@ Tensor gradient(bool of_a, const Tensor& a_crow, const Tensor& a_col, const Tens
     const int64_t row = run(gradients, begin, end, aligned(scratch) + thread * scratch_bytes);
     if (row >= 0) bad.store(row, std::memory_order_relaxed);
   });
-  if (bad.load() >= 0) raise(csr_check_row(g, bad.load(), false), g, kC);
+  if (bad.load() >= 0) raise(csr_check_row(g, bad.load(), false), g, kNamesC);
   return out;
 }
 
@@ -333,16 +304,24 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
 #define SPGEMM_OPERANDS                                                                                          \
   "(Tensor a_crow_indices, Tensor a_col_indices, Tensor a_values, Tensor b_crow_indices, Tensor b_col_indices, " \
   "Tensor b_values, "
-  m.def("spgemm" SPGEMM_OPERANDS "int n, bool sorted=True, int memory=0) -> (Tensor, Tensor, Tensor)");
+#define SPGEMM_PRODUCT \
+  SPGEMM_OPERANDS "int n, bool sorted=True, int memory=0, bool deterministic=True) -> (Tensor, Tensor, Tensor)"
+#define SPGEMM_VALUES \
+  SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, int n, int memory=0, bool deterministic=True) -> Tensor"
+  m.def("spgemm" SPGEMM_PRODUCT);
   // Without an autograd formula: a call that needs no gradient skips its trip through Python.
-  m.def("_spgemm" SPGEMM_OPERANDS "int n, bool sorted=True, int memory=0) -> (Tensor, Tensor, Tensor)");
+  m.def("_spgemm" SPGEMM_PRODUCT);
   m.def(
       "spgemm_pattern(Tensor a_crow_indices, Tensor a_col_indices, Tensor b_crow_indices, Tensor b_col_indices, "
       "int n, int memory=0) -> (Tensor, Tensor)");
-  m.def("spgemm_values" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, int n, int memory=0) -> Tensor");
-  m.def("_spgemm_values" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, int n, int memory=0) -> Tensor");
+  m.def("spgemm_values" SPGEMM_VALUES);
+  m.def("_spgemm_values" SPGEMM_VALUES);
   m.def("spgemm_grad_a" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, Tensor grad, int n) -> Tensor");
   m.def("spgemm_grad_b" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, Tensor grad, int n) -> Tensor");
+  // On CUDA, where gradients are made of it: the product's elements at given columns, which may lack some of them.
+  m.def("_spgemm_masked" SPGEMM_OPERANDS "Tensor crow_indices, Tensor col_indices, int n) -> Tensor");
+#undef SPGEMM_VALUES
+#undef SPGEMM_PRODUCT
 #undef SPGEMM_OPERANDS
 }
 

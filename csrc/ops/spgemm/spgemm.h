@@ -101,4 +101,51 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// ---- On CUDA: phases, queued on a stream (a cudaStream_t) whose device holds every array. A launch reads nothing on
+// the host, allocates nothing and may be captured; only who allocates C reads `nnz` between `count` and `columns`.
+enum class DevicePhase {
+  count,    // checks A and B; c.crow, `found`
+  columns,  // c.col
+  values,   // c.values
+};
+
+using DeviceCount = unsigned long long;  // as atomics have it
+constexpr DeviceCount kNoRow = ~DeviceCount{0};
+constexpr int kDeviceLevels = 4;  // rows by their work
+
+// What the phases find, in the device's memory.
+struct DeviceFound {
+  DeviceCount bad_offsets[3];  // the first row of A, of B, of a C that is given, whose offsets fall or leave the array
+  DeviceCount bad_columns[2];  // the first row of A, of B with a column out of range, if no offsets are bad
+  DeviceCount bad_ends;  // bit 0: A's offsets begin or end wrong, bit 1: B's, bit 2: C's
+  DeviceCount falls, starts;  // columns of B that do not rise over the one before; of these, first ones of a row
+  DeviceCount nnz, longest;  // of C, of a row of C
+  DeviceCount rows[2][kDeviceLevels];  // rows by products, by nonzeros of C
+};
+
+struct DeviceArgs {
+  CsrView a, b;  // values may be null but for `values`: f32, bf16, f16 (sums in f32) or f64
+  CsrView c;  // written, and read by the phases after. c.k: n
+  DeviceFound* found;
+  void* scratch;  // [device_scratch_bytes(m)], 8-byte aligned
+  // Rows of C with more nonzeros than shared memory takes: `table_count` tables of table_slots slots (a power of 2),
+  // device_table_bytes each, 8-byte aligned; without, or where these are too small, a part of the columns after the other.
+  void* tables;
+  int64_t table_slots, table_count;
+  int64_t blocks;  // most of a launch
+  bool sorted;  // rows of C rise; else short ones may not
+  bool ordered;  // sums in the order of A's row, the same bits for any order of threads; else by atomics, as they come
+  // `values` for a C that a caller has, without `count` before. Untrusted: a row of C whose own, A's or B's arrays are
+  // broken is NaN, and all of C where offsets fall. given: rows of C rise, and NaN is what lacks a column of the product;
+  // masked: only the product's elements at C's columns are asked for, in any order, and repeated ones are given each.
+  bool given, masked;
+};
+
+int64_t device_scratch_bytes(int64_t m);
+int64_t device_table_bytes(Dtype value, int64_t slots);
+int64_t device_table_slots(int64_t nonzeros);  // for a row of so many; 0: it needs no table
+int64_t device_free_bytes();
+// Null, or the error's text.
+const char* launch(DevicePhase, const DeviceArgs&, void* stream);
+
 }  // namespace sparsecore::spgemm

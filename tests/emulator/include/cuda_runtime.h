@@ -59,6 +59,10 @@ template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
+inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = size_t{1} << 30;
+  return cudaSuccess;
+}
 namespace emulator {
 template <class... Parameters>
 struct Started {
@@ -244,6 +248,11 @@ inline unsigned __float_as_uint(float v) {
   unsigned u;
   std::memcpy(&u, &v, 4);
   return u;
+}
+inline double __longlong_as_double(long long v) {
+  double d;
+  std::memcpy(&d, &v, 8);
+  return d;
 }
 template <class T>
 T __ldg(const T* p) {

@@ -22,6 +22,11 @@ inline uint16_t f32_to_f16(float value) { return sparsecore::f32_to_f16(value); 
 // cvt.rn.bf16.f32 gives one NaN for all.
 inline uint16_t f32_to_bf16(float value) { return value != value ? 0x7fff : sparsecore::f32_to_bf16(value); }
 
+template <class T>
+T load_relaxed(const T* p) {
+  return emulator::atomic(const_cast<T*>(p), [](T there) { return there; });
+}
+
 template <int Bytes>
 void cp_async(void* shared, const void* global, int valid) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
