@@ -203,6 +203,7 @@ def test_check_and_construction_name_the_argument():
             call()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor")
 def test_from_torch_s_semi_structured():
     w = testing.random_weight(64, 128, 0.5, pattern="2:4").half()
     theirs = torch.sparse.SparseSemiStructuredTensorCUTLASS

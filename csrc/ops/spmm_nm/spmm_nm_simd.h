@@ -69,15 +69,28 @@ inline void stage_word(const NmView& w, int64_t row, void* out) {
   });
 }
 
+// A kind of W and of values, for M rows of x: its loop over words, and what it says of itself. The loop is all that is
+// compiled for each.
+struct Words {
+  void (*rows)(const uint8_t* const* codes, const void* const* values, const float* x, int64_t words,
+               int64_t next_values, int64_t next_codes, float* acc);
+  uint64_t (*faults)(const uint8_t* codes, int64_t words);
+  int64_t steps, registers;
+  bool interleaved, exact;
+  float unit;
+};
+
 // Packed x for words: [pass][word][M][64], columns of a step in the order of its registers, 0 beyond k and for rows
 // beyond m. M = 1, fp32 in order and k a multiple of 64: x itself.
-inline void pack_words(const Args& a, int64_t lanes, int64_t registers, bool interleaved, int64_t begin, int64_t end) {
+inline void pack_words(const Args& a, const Words& kind, int64_t begin, int64_t end) {
   const Linear& d = a.dense;
   const int64_t M = a.plan.chunk_rows, words = nm_words(d.k);
+  const int64_t lanes = kNmColumns / kind.steps, registers = kind.registers;
   int32_t order[64];
   for (int64_t s = 0; s < 64; s += lanes)
     for (int64_t j = 0; j < lanes; ++j)
-      order[s + (interleaved ? j % registers * (lanes / registers) + j / registers : j)] = static_cast<int32_t>(s + j);
+      order[s + (kind.interleaved ? j % registers * (lanes / registers) + j / registers : j)] =
+          static_cast<int32_t>(s + j);
   static_assert(kPackColumns % 64 == 0);
   const int64_t word_begin = begin * (kPackColumns / 64);
   const int64_t word_end = end * (kPackColumns / 64) < words ? end * (kPackColumns / 64) : words;
@@ -95,7 +108,7 @@ inline void pack_words(const Args& a, int64_t lanes, int64_t registers, bool int
       }
       float* out = a.packed + ((i / M * words + word) * M + i % M) * 64;
       for (int j = 0; j < 64; j += 4)
-        F32x4::store(out + j, interleaved ? F32x4::gather(in, order + j) : F32x4::load(in + j));
+        F32x4::store(out + j, kind.interleaved ? F32x4::gather(in, order + j) : F32x4::load(in + j));
     }
   }
 }
@@ -167,26 +180,25 @@ constexpr int64_t kBlockFloats = 4096;
 
 // A chunk of rows of W at a time, a block of columns at a time: the chunk's sums and the block of x stay in L1. A last
 // word of columns past k, or at the end of the array, is met in a copy.
-template <class W, int n, int m, int M>
-inline int64_t run_words(const Args& a, int64_t begin, int64_t end) {
-  using T = typename W::Element;
+template <int M>
+inline int64_t run_words(const Args& a, const Words& kind, int64_t begin, int64_t end) {
   constexpr int R = rows_together(M);
-  constexpr int64_t kValues = nm_word_values(n, m), kBytes = nm_word_bytes(n, m), kSize = sizeof(T);
-  static_assert(kChunk % R == 0 && kChunk % Wide::width == 0 && kValues <= kMostWord);
+  static_assert(kChunk % R == 0 && kChunk % Wide::width == 0);
   const Linear& d = a.dense;
   const NmView& w = a.weight;
-  const int64_t words = nm_words(w.k), row_values = words * kValues, row_codes = words * kBytes;
+  const int64_t words = nm_words(w.k), size = dtype_bytes(w.value);
+  const int64_t word_bytes = nm_word_bytes(w.keep, w.group), word_values = nm_word_values(w.keep, w.group) * size;
+  const int64_t row_values = words * word_values, row_codes = words * word_bytes, row_bytes = row_values + row_codes;
   const int64_t block = words * M * 64 > 2 * kBlockFloats ? kBlockFloats / (64 * M) : words;
-  const int64_t row_bytes = row_values * kSize + row_codes;
   const int64_t far = kAhead / (row_bytes + 1) + 1, usual = block < words ? kChunk : R,
                 ahead = far > usual ? far : usual;
   for (int64_t row = begin; row < end; row += kChunk) {
     const int64_t count = end - row < kChunk ? end - row : kChunk, padded = (count + R - 1) / R * R;
     const bool staged = words > 0 && (w.k % kNmColumns != 0 || row + count == w.n);
     const int64_t in_place = words - staged;
-    T stage[kChunk][kMostWord + kOver];
+    alignas(64) char stage[kChunk][(kMostWord + kOver) * 4];
     for (int64_t r = 0; r < count; ++r) {
-      if (row_faults<n, m>(w.codes(row + r), words) != 0) return row + r;
+      if (kind.faults(w.codes(row + r), words) != 0) return row + r;
       if (staged) stage_word(w, row + r, stage[r]);
     }
     for (int64_t first = 0; first < d.m; first += M) {
@@ -202,16 +214,15 @@ inline int64_t run_words(const Args& a, int64_t begin, int64_t end) {
           const void* copies[R];
           for (int j = 0; j < R; ++j) {
             const int64_t at = r + j < count ? r + j : 0;  // a row twice where there are no R
-            codes[j] = w.codes(row + at) + word * kBytes;
-            values[j] = static_cast<const T*>(w.values) + (row + at) * row_values + word * kValues;
+            codes[j] = w.codes(row + at) + word * word_bytes;
+            values[j] = static_cast<const char*>(w.values) + (row + at) * row_values + word * word_values;
             copies[j] = stage[at];
           }
           float* sums = acc + r * M * Wide::width;
-          word_rows<W, n, m, R, M>(codes, values, x + word * M * 64, direct, ahead * row_values * kSize,
-                                   ahead * row_codes, sums);
+          kind.rows(codes, values, x + word * M * 64, direct, ahead * row_values, ahead * row_codes, sums);
           if (direct == some) continue;
-          for (int j = 0; j < R; ++j) codes[j] += direct * kBytes;
-          word_rows<W, n, m, R, M>(codes, copies, x + (word + direct) * M * 64, 1, 0, 0, sums);
+          for (int j = 0; j < R; ++j) codes[j] += direct * word_bytes;
+          kind.rows(codes, copies, x + (word + direct) * M * 64, 1, 0, 0, sums);
         }
       }
       for (int64_t i = 0; i < M && first + i < d.m; ++i) {
@@ -220,10 +231,10 @@ inline int64_t run_words(const Args& a, int64_t begin, int64_t end) {
         for (int64_t r = 0; r < count; r += Wide::width)
           Wide::store(sums + r, Wide::sums(acc + (r * M + i) * Wide::width, M * Wide::width));
         for (int64_t r = 0; r < count; ++r) {
-          sums[r] *= W::unit;
+          sums[r] *= kind.unit;
           finite &= __builtin_fabsf(sums[r]) <= 0x1.fffffep127f;
         }
-        for (int64_t r = 0; !W::exact && !finite && r < count; ++r)
+        for (int64_t r = 0; !kind.exact && !finite && r < count; ++r)
           if (!(__builtin_fabsf(sums[r]) <= 0x1.fffffep127f)) sums[r] = exact_sum(a, row + r, first + i);
         store_strip(d, w.scales, sums, 1, first + i, 1, row, count);
       }
@@ -286,16 +297,24 @@ struct WordDecoder {
 
 constexpr int64_t word_width(int64_t m) { return m <= 1 ? 1 : m <= 2 ? 2 : 4; }
 
-// fn.template operator()<Word, n, m>() of the weight's kind and values.
-template <class Fn>
-inline auto visit_words(const NmView& w, const Fn& fn) {
+template <int n, int m, class V>
+inline Words words_of(int64_t M) {
+  using W = Word<n, m, V>;
+  const auto rows = M == 1   ? word_rows<W, n, m, rows_together(1), 1>
+                    : M == 2 ? word_rows<W, n, m, rows_together(2), 2>
+                             : word_rows<W, n, m, rows_together(4), 4>;
+  return {rows, row_faults<n, m>, W::steps, W::registers, W::interleaved, W::exact, W::unit};
+}
+
+// Of a weight that has_words, for M rows of x.
+inline Words words_of(const NmView& w, int64_t M) {
   return nm_visit(w.keep, w.group, [&]<int n, int m>() {
-    constexpr int M = m / n > 4 ? 4 : m;  // 1:8 and 1:16 do not come here
+    constexpr int group = m / n > 4 ? 4 : m;  // 1:8 and 1:16 do not come here
     switch (w.value) {
-      case Dtype::bf16: return fn.template operator()<Word<n, M, Bf16>, n, M>();
-      case Dtype::f16: return fn.template operator()<Word<n, M, F16>, n, M>();
-      case Dtype::i8: return fn.template operator()<Word<n, M, I8>, n, M>();
-      default: return fn.template operator()<Word<n, M, F32>, n, M>();
+      case Dtype::bf16: return words_of<n, group, Bf16>(M);
+      case Dtype::f16: return words_of<n, group, F16>(M);
+      case Dtype::i8: return words_of<n, group, I8>(M);
+      default: return words_of<n, group, F32>(M);
     }
   });
 }
@@ -307,8 +326,7 @@ Plan plan(const Linear& a, const NmView& w) {
   if (a.m >= 1 && a.m <= kWordRows && has_words(w)) {
     Plan p;
     p.chunk_rows = word_width(a.m);
-    const bool interleaved = visit_words(w, []<class W, int n, int m>() { return W::interleaved; });
-    const bool in_place = a.m == 1 && a.dtype == Dtype::f32 && a.k % 64 == 0 && !interleaved;
+    const bool in_place = a.m == 1 && a.dtype == Dtype::f32 && a.k % 64 == 0 && !words_of(w, p.chunk_rows).interleaved;
     p.packed_floats = in_place ? 0 : (a.m + p.chunk_rows - 1) / p.chunk_rows * p.chunk_rows * nm_words(a.k) * 64;
     return p;
   }
@@ -320,9 +338,7 @@ inline bool takes_words(const Args& a) { return a.dense.m <= kWordRows && has_wo
 
 void pack(const Args& a, int64_t begin, int64_t end) {
   if (!takes_words(a)) return pack_x(a.dense, a.plan, a.packed, begin, end);
-  visit_words(a.weight, [&]<class W, int n, int m>() {
-    pack_words(a, kNmColumns / W::steps, W::registers, W::interleaved, begin, end);
-  });
+  pack_words(a, words_of(a.weight, a.plan.chunk_rows), begin, end);
 }
 
 template <class Decoder>
@@ -333,14 +349,14 @@ inline int64_t run_lists(const Args& a, const Decoder& decoder, int64_t begin, i
 
 int64_t run(const Args& a, int64_t begin, int64_t end, void* scratch) {
   const NmView& w = a.weight;
-  if (takes_words(a))
-    return visit_words(w, [&]<class W, int n, int m>() {
-      switch (a.plan.chunk_rows) {
-        case 1: return run_words<W, n, m, 1>(a, begin, end);
-        case 2: return run_words<W, n, m, 2>(a, begin, end);
-        default: return run_words<W, n, m, 4>(a, begin, end);
-      }
-    });
+  if (takes_words(a)) {
+    const Words kind = words_of(w, a.plan.chunk_rows);
+    switch (a.plan.chunk_rows) {
+      case 1: return run_words<1>(a, kind, begin, end);
+      case 2: return run_words<2>(a, kind, begin, end);
+      default: return run_words<4>(a, kind, begin, end);
+    }
+  }
   if (w.index == Dtype::i16 && a.plan.chunk_rows == 1) switch (a.plan.tile) {
       case 0: return run_rows<1>(a, begin, end);
       case 4: return run_rows<4>(a, begin, end);
