@@ -10,6 +10,9 @@
 //                  even; a row of nothing has scale 0; one that stores NaN or infinity has that as its scale and 0 as
 //                  its values
 // Nothing aliases w or mask.
+//
+// fp32 4096 x 4096 to fp32 and bf16, two 2.8 GHz Ice Lake cores, ms: 2:4 AVX-512 23 and 13, scalar 120 and 112; 4:8 21
+// and 9, 164 and 140; 410 of the row 127 and 154. torch's topk of 2 in groups of 4: 178.
 #pragma once
 #include "core/nm.h"
 #include "core/scale.h"

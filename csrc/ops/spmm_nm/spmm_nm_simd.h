@@ -195,7 +195,7 @@ inline int64_t run_words(const Args& a, const Words& kind, int64_t begin, int64_
   for (int64_t row = begin; row < end; row += kChunk) {
     const int64_t count = end - row < kChunk ? end - row : kChunk, padded = (count + R - 1) / R * R;
     const bool staged = words > 0 && (w.k % kNmColumns != 0 || row + count == w.n);
-    const int64_t in_place = words - staged;
+    const int64_t in_place = words - (words > 0);  // the last word by itself for all, so that all add in one order
     alignas(64) char stage[kChunk][(kMostWord + kOver) * 4];
     for (int64_t r = 0; r < count; ++r) {
       if (kind.faults(w.codes(row + r), words) != 0) return row + r;
@@ -216,7 +216,8 @@ inline int64_t run_words(const Args& a, const Words& kind, int64_t begin, int64_
             const int64_t at = r + j < count ? r + j : 0;  // a row twice where there are no R
             codes[j] = w.codes(row + at) + word * word_bytes;
             values[j] = static_cast<const char*>(w.values) + (row + at) * row_values + word * word_values;
-            copies[j] = stage[at];
+            copies[j] =
+                staged ? stage[at] : static_cast<const char*>(w.values) + (row + at + 1) * row_values - word_values;
           }
           float* sums = acc + r * M * Wide::width;
           kind.rows(codes, values, x + word * M * 64, direct, ahead * row_values, ahead * row_codes, sums);
