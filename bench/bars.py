@@ -2,7 +2,7 @@
 """The speed that the project holds itself to, cell by cell.
 
 Against the best of dense torch's float32 and bfloat16 in the same run, on all cores, x float32; and
-ahead of every sparse peer. And against DeepSparse on one core.
+ahead of every sparse peer, for N:M weights of our other formats too. And against DeepSparse on one core.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,12 +24,23 @@ TIMES_DENSE = {  # m: speed-up over dense at each sparsity
     64: (1.0, 1.2, 1.6, 3.0),
     256: (1.0, 1.2, 1.6, 3.0),
 }
+NM_TIMES_DENSE = {  # zeros, n:m (n:0 of the row): m: speed-up over dense; of a constant fan-in at 90 %
+    (0.5, "2:4"): {1: 2.5, 4: 4.0},
+    (0.75, "1:4"): {1: 4.0},
+    (0.75, "2:8"): {1: 4.0},
+    (0.9, "410:0"): {1: 5.0, 16: 5.0},
+}
+FAN_IN_TIMES_CSR = 2.0  # how far ahead of torch's CSR that is to be
 PAIRS = ((f32, f32), (f32, bf16))  # x, values
 DEEPSPARSE = {"shapes": ((1024, 1024),), "sparsities": (0.9, 0.95), "ms": (64,)}
 
 
 def cells(ops: Sequence[str]) -> list[select.Cell]:
-    return select.cells(select.made(ops, SHAPES, SPARSITIES, TIMES_DENSE, PAIRS))
+    found = select.made(ops, SHAPES, SPARSITIES, TIMES_DENSE, PAIRS)
+    if "spmm_nm" in ops:
+        for (zeros, pattern), ms in NM_TIMES_DENSE.items():
+            found += select.made(ops, SHAPES, (zeros,), ms, PAIRS, pattern)
+    return select.cells(found)
 
 
 def deepsparse_cells(ops: Sequence[str]) -> list[select.Cell]:
@@ -37,14 +48,19 @@ def deepsparse_cells(ops: Sequence[str]) -> list[select.Cell]:
 
 
 def _bar(r: Record) -> float | None:
-    if (r["n"], r["k"]) not in SHAPES or r["sparsity"] not in SPARSITIES:
+    if (r["n"], r["k"]) not in SHAPES:
+        return None
+    if r["pattern"] != "uniform":
+        return NM_TIMES_DENSE.get((r["sparsity"], r["pattern"]), {}).get(r["m"])
+    if r["sparsity"] not in SPARSITIES:
         return None
     return TIMES_DENSE.get(r["m"], (None,) * 4)[SPARSITIES.index(r["sparsity"])]
 
 
 def _ours(cell: Iterable[Record], value: str | None) -> Record | None:
     values = ("f32", "bf16") if value is None else (value,)
-    return record.best(cell, lambda r: r["kind"] == "ours" and r["dtype"] == "f32" and r["value"] in values)
+    ours = lambda r: r["kind"] == "ours" and r["dtype"] == "f32" and r["value"] in values
+    return record.best(cell, lambda r: ours(r) and (r["contender"] == "spmm_nm" or ":" not in r["pattern"]))
 
 
 def verdict(cell: list[Record]) -> dict[str, Any] | None:
@@ -61,11 +77,16 @@ def verdict(cell: list[Record]) -> dict[str, Any] | None:
             why = max(limits, key=limits.__getitem__)
             said["values"][value] = {"record": mine, "ratio": dense["us"] / mine["us"],
                                      "limit": dense["us"] / limits[why], "why": why}  # fmt: skip
-    peers = [r for r in cell if r["kind"] == "peer" and r["us"] is not None]
+    kinds = ("peer", "ours") if ":" in cell[0]["pattern"] else ("peer",)
+    peers = [r for r in cell if r["kind"] in kinds and r["contender"] != "spmm_nm" and r["us"] is not None]
+    peers.sort(key=lambda r: -r["us"])  # the best types of a contender last
     mine = _ours(cell, None)
     said["peers"] = {p["contender"]: p["us"] / mine["us"] for p in peers} if mine else {}
     said["met"] = bool(mine) and max(v["ratio"] for v in said["values"].values()) >= bar
-    said["ahead"] = bool(mine) and min(said["peers"].values(), default=float("inf")) > 1
+    ahead = min(said["peers"].values(), default=float("inf")) > 1
+    if cell[0]["pattern"].endswith(":0"):
+        ahead &= said["peers"].get("torch_csr", FAN_IN_TIMES_CSR) >= FAN_IN_TIMES_CSR
+    said["ahead"] = bool(mine) and ahead
     return said
 
 
@@ -81,6 +102,11 @@ def _value_columns(v: dict[str, Any] | None, bar: float) -> list[str | Text]:
     ]
 
 
+def zeros(r: Record) -> str:
+    """Share of zeros, and which kind where it is not just any."""
+    return f"{r['sparsity']:.0%}" + f" {r['pattern']}" * (r["pattern"] != "uniform")
+
+
 def show(console: Console, records: list[Record]) -> bool:
     """Prints the table; whether every bar is met."""
     met = total = behind = 0
@@ -88,7 +114,9 @@ def show(console: Console, records: list[Record]) -> bool:
     for key, cell in record.by_cell(records).items():
         by_where.setdefault(record.key(cell[0], ("threads", "isa", "cache")), {})[key] = cell
     for (_, _, cache), cells in by_where.items():
-        ordered = sorted(cells.values(), key=lambda cell: record.key(cell[0], ("n", "k", "sparsity", "m")))
+        ordered = sorted(
+            cells.values(), key=lambda cell: record.key(cell[0], ("n", "k", "pattern", "sparsity", "m"))
+        )
         verdicts = [(cell[0], said) for cell in ordered if (said := verdict(cell))]
         if not verdicts:
             continue
@@ -106,7 +134,7 @@ def show(console: Console, records: list[Record]) -> bool:
             total, met, behind = total + 1, met + said["met"], behind + (not said["ahead"])
             columns = [_value_columns(said["values"].get(value), said["bar"]) for value in ("f32", "bf16")]
             out.add_row(
-                f"{r['n']}x{r['k']}", f"{r['sparsity']:.0%}", str(r["m"]), f"{said['bar']:.1f}x",
+                f"{r['n']}x{r['k']}", zeros(r), str(r["m"]), f"{said['bar']:.1f}x",
                 dense["dtype"], table.number(dense["us"]), *columns[0], *columns[1],
                 Text(nearest, style="green" if said["ahead"] else "red"),
                 end_section=r["m"] == max(TIMES_DENSE),

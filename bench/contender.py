@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from sparsecore import formats, testing
+from sparsecore import Nm, formats, testing
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,10 +63,11 @@ class Contender:
 def _bound_to_format(inputs: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
     """The call of sparsecore.linear where these are the tensors of a weight format."""
     tensors = {name: t for name, t in inputs.items() if name not in ("x", "bias")}
-    for kind in (formats.Csr, formats.Bitmap):
+    for kind in (formats.Csr, formats.Bitmap, Nm):
         if set(tensors) == set(kind.names):
             k = inputs["x"].shape[-1]
-            n = next(t.numel() - 1 for name, t in tensors.items() if name in ("crow_indices", "row_offsets"))
+            offsets = tensors.get("crow_indices", tensors.get("row_offsets"))
+            n = tensors["values"].shape[0] if offsets is None else offsets.numel() - 1
             weight = kind(**tensors, shape=(n, k))
             return lambda x: weight.linear(x, inputs["bias"])
     return None

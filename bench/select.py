@@ -45,15 +45,18 @@ def made(
     sparsities: Iterable[float],
     ms: Iterable[int],
     pairs: Iterable[tuple[torch.dtype, torch.dtype]],
+    pattern: str = "uniform",
 ) -> list[tuple[str, Case]]:
-    """A case of every op for every choice; dtypes that an op has no sample of are left out."""
+    """A case of every op for every choice; dtypes and patterns that an op has no sample of are left out."""
     found = []
     ops, ms, pairs = list(ops), list(ms), list(pairs)
     for (n, k), s, m, op, (d, v) in product(shapes, sparsities, ms, ops, pairs):
         samples = cases.of(op).CASES
+        if ":" not in pattern and hasattr(cases.of(op), "KINDS"):
+            continue  # W of any other pattern is not what the op would multiply
         if any((c.dtype, c.value) == (d, v) for c in samples):
             index = i32 if any(c.index is i32 for c in samples) else i64
-            found.append((op, Case(m, n, k, round(1 - s, 6), dtype=d, value=v, index=index)))
+            found.append((op, Case(m, n, k, round(1 - s, 6), pattern, dtype=d, value=v, index=index)))
     return found
 
 
@@ -64,6 +67,8 @@ def named(
     wanted = None if pairs is None else set(pairs)
     for group in ("BENCH", "CASES"):
         every = [(op, c) for op in ops for c in getattr(cases.of(op), group) if fnmatch(c.name, pattern)]
+        if group == "CASES":  # a kind of N:M that a case does not name is not another op's W
+            every = [(op, c) for op, c in every if ":" in c.pattern or not hasattr(cases.of(op), "KINDS")]
         found = [
             (op, c) for op, c in every if c.m * c.n * c.k and (wanted is None or (c.dtype, c.value) in wanted)
         ]

@@ -30,7 +30,6 @@ WORK = ROOT / "build" / "device"
 SITE = WORK / "site"
 BUDGET = 8 * 60.0  # of all steps together, in seconds
 TOOLS = ("memcheck", "racecheck", "synccheck")
-RELAXED = ("columns_kernel", "values_kernel")
 BARE = ("tests/test_cuda_kernels.py", "tests/test_cuda_spgemm.py", "tests/test_emulator.py")
 TORCH = ("tests/test_device.py", "tests/test_device_spgemm.py")
 # The ledger's own skips until this run is written down; the module's runs nothing on the GPU.
@@ -135,14 +134,6 @@ def sanitizer_faults(log: str) -> str:
     return "" if not any(map(int, counts)) else log
 
 
-def exclusion(program: str, tool: str) -> str:
-    """What keeps racecheck from kernels with relaxed loads, as of spgemm's tables: beside others' atomics it
-    takes them for races. The emulated grid knows them and checks these kernels. By this version's option."""
-    said = subprocess.run([program, "--help"], capture_output=True, text=True).stdout
-    options = [o for o in ("--kernel-regex-exclude", "--exclude") if o in said] if tool == "racecheck" else []
-    return " ".join(f"{options[0]} kns={kernel}" for kernel in RELAXED) if options else ""
-
-
 def sanitize(run: Run, tool: str) -> None:
     """Small cases under one tool: the runner's process is watched, and the summary is in its log."""
     program = find("compute-sanitizer")
@@ -156,8 +147,7 @@ def sanitize(run: Run, tool: str) -> None:
         log.unlink()
     few = {
         "SPARSECORE_CUDA_ON": "hardware",
-        "SPARSECORE_CUDA_UNDER": f"{program} --tool {tool} --log-file {WORK / tool}-%p.log"
-        f" {exclusion(program, tool)}",
+        "SPARSECORE_CUDA_UNDER": f"{program} --tool {tool} --log-file {WORK / tool}-%p.log",
         "SPARSECORE_FEW_CASES": "1",
     }
     step = run.pytest(tool, *BARE, "-k", "every_case or broken or right_kernel or pattern", limit=80, **few)

@@ -14,15 +14,17 @@
 
 namespace sparsecore {
 
-enum class Dtype : int32_t { f32, bf16, f16, i8, i32, i64, f64, c64, c128 };
+enum class Dtype : int32_t { f32, bf16, f16, i8, i32, i64, f64, c64, c128, i16, f8 };
 
 constexpr int64_t dtype_bytes(Dtype d) {
   switch (d) {
     case Dtype::f32:
     case Dtype::i32: return 4;
     case Dtype::bf16:
-    case Dtype::f16: return 2;
-    case Dtype::i8: return 1;
+    case Dtype::f16:
+    case Dtype::i16: return 2;
+    case Dtype::i8:
+    case Dtype::f8: return 1;
     case Dtype::i64:
     case Dtype::f64:
     case Dtype::c64: return 8;
@@ -42,6 +44,8 @@ constexpr const char* dtype_name(Dtype d) {
     case Dtype::f64: return "float64";
     case Dtype::c64: return "complex64";
     case Dtype::c128: return "complex128";
+    case Dtype::i16: return "int16";
+    case Dtype::f8: return "float8_e4m3fn";
   }
   return "?";
 }
@@ -86,11 +90,32 @@ SPARSECORE_INLINE uint16_t f32_to_f16(float value) {
   return static_cast<uint16_t>(sign | (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13);
 }
 
+// float8_e4m3fn (OCP, 2023): 7 bits of magnitude with exponent bias 7 are those of a half of bias 15, moved by 7; all
+// ones is NaN, infinity is not there.
+SPARSECORE_INLINE float f8_to_f32(uint8_t b) {
+  const uint32_t sign = static_cast<uint32_t>(b & 0x80) << 24, rest = b & 0x7f;
+  if (rest == 0x7f) return bits_to_f32(sign | 0x7fc00000u);
+  return bits_to_f32(sign | f32_to_bits(bits_to_f32(rest << 20) * 0x1p120f));
+}
+
+// Nearest, ties to even; what is larger than 448 becomes 448.
+SPARSECORE_INLINE uint8_t f32_to_f8(float value) {
+  const uint32_t bits = f32_to_bits(value), magnitude = bits & 0x7fffffffu;
+  const uint8_t sign = static_cast<uint8_t>(bits >> 24 & 0x80);
+  if (magnitude > 0x7f800000u) return sign | 0x7f;
+  if (magnitude >= 0x43e00000u) return sign | 0x7e;
+  if (magnitude < 0x3c800000u) {  // below 2^-6, subnormal: the sum with 2^14 rounds at 2^-9
+    return static_cast<uint8_t>(sign | (f32_to_bits(bits_to_f32(magnitude) + 16384.0f) - 0x46800000u));
+  }
+  return static_cast<uint8_t>(sign | ((magnitude - 0x3c000000u + 0x7ffffu + (magnitude >> 20 & 1)) >> 20));
+}
+
 SPARSECORE_INLINE float load_f32(const void* base, Dtype d, int64_t i) {
   switch (d) {
     case Dtype::bf16: return bf16_to_f32(static_cast<const uint16_t*>(base)[i]);
     case Dtype::f16: return f16_to_f32(static_cast<const uint16_t*>(base)[i]);
     case Dtype::i8: return static_cast<const int8_t*>(base)[i];
+    case Dtype::f8: return f8_to_f32(static_cast<const uint8_t*>(base)[i]);
     default: return static_cast<const float*>(base)[i];
   }
 }

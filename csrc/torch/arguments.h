@@ -28,6 +28,8 @@ inline std::optional<Dtype> as_dtype(ScalarType type) {
     case ScalarType::Double: return Dtype::f64;
     case ScalarType::ComplexFloat: return Dtype::c64;
     case ScalarType::ComplexDouble: return Dtype::c128;
+    case ScalarType::Short: return Dtype::i16;
+    case ScalarType::Float8_e4m3fn: return Dtype::f8;
     default: return std::nullopt;
   }
 }
@@ -132,6 +134,8 @@ inline Tensor empty(Dtype dtype, const std::vector<int64_t>& sizes) {
     case Dtype::i8: return empty(aoti_torch_dtype_int8(), sizes);
     case Dtype::i32: return empty(aoti_torch_dtype_int32(), sizes);
     case Dtype::i64: return empty(aoti_torch_dtype_int64(), sizes);
+    case Dtype::i16: return empty(aoti_torch_dtype_int16(), sizes);
+    case Dtype::f8: return empty(aoti_torch_dtype_float8_e4m3fn(), sizes);
     default: return empty(aoti_torch_dtype_float32(), sizes);
   }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// torch.ops.sparsecore._check_csr, _check_bitmap: every invariant of a format, or an error that names
+// torch.ops.sparsecore._check_csr, _check_bitmap, _check_nm: every invariant of a format, or an error that names
 // the argument that breaks it.
 #include <atomic>
 
 #include "torch/bitmap_arguments.h"
 #include "torch/csr_arguments.h"
+#include "torch/nm_arguments.h"
 #include "torch/parallel.h"
 
 namespace sparsecore::binding {
@@ -38,16 +39,24 @@ void check_bitmap(const Tensor& bitmask, const Tensor& row_offsets, const Tensor
   if (bad >= 0) raise(bitmap_check_row(w, bad), w);
 }
 
+void check_nm(const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales, int64_t k) {
+  const NmView w = nm_view(values, positions, scales, k);
+  const int64_t bad = bad_row(w.n, w.nnz, [&](int64_t r) { return nm_check_row(w, r).fault == NmFault::none; });
+  if (bad >= 0) raise(nm_check_row(w, bad), w);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
   m.def("_check_csr(Tensor crow_indices, Tensor col_indices, Tensor values, int k) -> ()");
   m.def("_check_bitmap(Tensor bitmask, Tensor row_offsets, Tensor values, Tensor? scales, int k) -> ()");
+  m.def("_check_nm(Tensor values, Tensor positions, Tensor? scales, int k) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) {
   m.impl("_check_csr", TORCH_BOX(&check_csr));
   m.impl("_check_bitmap", TORCH_BOX(&check_bitmap));
+  m.impl("_check_nm", TORCH_BOX(&check_nm));
 }
 
 }  // namespace sparsecore::binding

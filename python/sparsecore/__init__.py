@@ -47,11 +47,13 @@ if _forced := os.environ.get("SPARSECORE_ISA"):
 
     doctor.check_isa(_forced, doctor.kernels())
 
-from .formats import Bitmap, Csr, sparsify  # noqa: E402  (need the library)
+from .formats import Bitmap, Csr  # noqa: E402  (need the library)
 from .linear import linear  # noqa: E402
+from .nm import Nm  # noqa: E402
+from .sparsify import sparsify  # noqa: E402
 from .spgemm import SpgemmPlan, spgemm, spgemm_plan  # noqa: E402
 
-__all__ = ["Bitmap", "Csr", "SpgemmPlan", "linear", "sparsify", "spgemm", "spgemm_plan"]
+__all__ = ["Bitmap", "Csr", "Nm", "SpgemmPlan", "linear", "sparsify", "spgemm", "spgemm_plan"]
 
 _LATER = ("bench", "doctor", "io", "nn", "prune", "testing")
 

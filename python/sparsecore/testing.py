@@ -88,7 +88,8 @@ def random_weight(n: int, k: int, density: float, *, pattern: str = "uniform", s
 
     Args:
         pattern: "uniform"; "banded" around the diagonal; "power_law", row lengths falling as 1/rank;
-            "one_dense_row", the rest uniform; "empty_rows", every other row.
+            "one_dense_row", the rest uniform; "empty_rows", every other row; "n:m", e.g. "2:4": n of every m
+            columns whatever the density, with m = 0 n of every row.
         density: of nonzeros, on average.
 
     Raises:
@@ -111,6 +112,11 @@ def random_weight(n: int, k: int, density: float, *, pattern: str = "uniform", s
         keep = (uniform < density) | (rows == n // 2)
     elif pattern == "empty_rows":
         keep = (uniform < density) & (rows % 2 == 1)
+    elif ":" in pattern:
+        most, group = map(int, pattern.split(":"))
+        size = group or max(k, 1)
+        ranked = torch.nn.functional.pad(uniform, (0, -k % size), value=2.0).view(n, -(-k // size), size)
+        keep = (ranked.argsort(-1).argsort(-1) < most).view(n, -(-k // size) * size)[:, :k]
     else:
         raise ValueError(f"pattern: unknown {pattern!r}")
     return w * keep

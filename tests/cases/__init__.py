@@ -32,6 +32,7 @@ import torch
 from sparsecore import testing
 
 f32, bf16, f16, i8 = torch.float32, torch.bfloat16, torch.float16, torch.int8
+f8 = torch.float8_e4m3fn
 i32, i64 = torch.int32, torch.int64
 FLOATS = (f32, bf16, f16)
 
@@ -53,7 +54,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        short = {f32: "f32", bf16: "bf16", f16: "f16", i8: "i8", i32: "i32", i64: "i64"}
+        short = {f32: "f32", bf16: "bf16", f16: "f16", i8: "i8", f8: "f8", i32: "i32", i64: "i64"}
         short |= {torch.float64: "f64", torch.complex64: "c64", torch.complex128: "c128"}
         words = [f"m{self.m}-n{self.n}-k{self.k}-{self.density:g}", short[self.dtype], short[self.value]]
         words += [short[self.index]] * (self.index is not i64) + ["bias"] * self.bias

@@ -29,7 +29,8 @@ void append(std::vector<float>& numbers, const Array& a) {
 }
 
 bool is_index(const Array& a) {
-  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.name == "bitmask");
+  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 || a.name == "bitmask" ||
+                       a.name == "positions");
 }
 
 // Flips a bit, or writes an extreme, a neighbour's value or a near miss into index arrays.
@@ -74,7 +75,8 @@ Result run(const Variant& v, const Call& call) {
   Result result;
   result.outcome = v.run(call);
   for (const Array& a : call.arrays)
-    if (a.output && (a.dtype == Dtype::i8 || a.dtype == Dtype::i32 || a.dtype == Dtype::i64))
+    if (a.output && (a.dtype == Dtype::i8 || a.dtype == Dtype::i16 || a.dtype == Dtype::i32 || a.dtype == Dtype::i64 ||
+                     a.dtype == Dtype::f8))
       result.whole.append(static_cast<const char*>(a.data), static_cast<size_t>(a.bytes()));
     else if (a.output) append(result.numbers, a);
   return result;

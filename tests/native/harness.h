@@ -93,8 +93,8 @@ class Fenced {
 
 inline Dtype dtype_from_name(const std::string& name) {
   if (name == "uint8") return Dtype::i8;
-  for (Dtype d :
-       {Dtype::f32, Dtype::bf16, Dtype::f16, Dtype::i8, Dtype::i32, Dtype::i64, Dtype::f64, Dtype::c64, Dtype::c128})
+  for (Dtype d : {Dtype::f32, Dtype::bf16, Dtype::f16, Dtype::i8, Dtype::i32, Dtype::i64, Dtype::f64, Dtype::c64,
+                  Dtype::c128, Dtype::i16, Dtype::f8})
     if (name == dtype_name(d)) return d;
   throw std::invalid_argument("no dtype is named " + name);
 }

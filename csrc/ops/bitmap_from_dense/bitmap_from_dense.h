@@ -12,6 +12,7 @@
 // bf16 to bf16: 10, 9; 13, 13; 42, 33. fp32 to int8: 20, 20; 22, 23; 51, 41. No NEON variant: scalar runs there.
 #pragma once
 #include "core/bitmap.h"
+#include "core/scale.h"
 #include "cpu/kernel_table.h"
 
 namespace sparsecore::bitmap_from_dense {
@@ -37,16 +38,5 @@ struct Kernel {
 };
 
 cpu::KernelTable<Kernel> kernels();
-
-// Scale of a row whose largest magnitude has these bits (NaN is the largest of all). A subnormal quotient
-// is coarse: where 127 of it fall short of the largest, the next number is taken.
-SPARSECORE_INLINE float row_scale(uint32_t magnitude) {
-  const float largest = bits_to_f32(magnitude), scale = largest / 127.0f;
-  const uint32_t bits = f32_to_bits(scale);
-  const bool low = bits < 0x00800000u && 127.0 * static_cast<double>(scale) < static_cast<double>(largest);
-  return low ? bits_to_f32(bits + 1) : scale;
-}
-
-SPARSECORE_INLINE bool usable_scale(float scale) { return scale > 0.0f && f32_to_bits(scale) < 0x7f800000u; }
 
 }  // namespace sparsecore::bitmap_from_dense

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``sparse-bitmask`` checkpoints of compressed-tensors up to 0.14.
+"""The ``sparse-bitmask`` and ``sparse-24-bitmask`` checkpoints of compressed-tensors up to 0.14.
 
 One [R, C] weight ``X`` (keys ``X.shape`` ... or ``X.weight.shape`` ...):
 
@@ -7,6 +7,8 @@ One [R, C] weight ``X`` (keys ``X.shape`` ... or ``X.weight.shape`` ...):
     compressed   float [nnz]         stored elements in row order
     bitmask      uint8 [R, ceil(C/8)]  bit j of byte b of row i: column 8 b + j is stored
     row_offsets  integer [R]         where row i begins in ``compressed``
+
+or, 2:4 in every row: no row_offsets, shape [2] or [2, 1], compressed [R, C/2].
 
 The bits decide what is stored: a stored zero of either sign stays a stored element.
 """
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from sparsecore.formats import Bitmap
 from sparsecore.io.files import naming, read_json, read_tensors, shard_files
+from sparsecore.nm import Nm
+from sparsecore.ops.bitmap_to_dense import bits
 
 _PARTS = ("shape", "compressed", "bitmask", "row_offsets")
 _INTEGERS = (
@@ -78,6 +82,38 @@ def _bitmap(parts: Mapping[str, Tensor]) -> Bitmap:
     return weight
 
 
+def _two_of_four(parts: Mapping[str, Tensor]) -> Nm:
+    """The tensors of one 2:4 weight; sizes are compared before anything is allocated."""
+    missing = [part for part in _PARTS[:3] if part not in parts]
+    if missing:
+        raise ValueError(f"{missing[0]}: missing")
+    rows, columns = _indices("shape", parts["shape"].flatten(), (2,)).tolist()
+    bitmask, values = parts["bitmask"], parts["compressed"]
+    if rows < 0 or columns < 0 or columns % 4:
+        raise ValueError(f"shape: [{rows}, {columns}] is not 2:4, whose columns come by fours")
+    if bitmask.dtype is not torch.uint8 or bitmask.shape != (rows, (columns + 7) // 8):
+        raise ValueError(
+            f"bitmask: {bitmask.dtype} {list(bitmask.shape)} does not hold the shape [{rows}, {columns}]"
+        )
+    if values.dtype not in (*_DIRECT, *_WIDENED) or values.shape != (rows, columns // 2):
+        raise ValueError(
+            f"compressed: {values.dtype} {list(values.shape)} is not float8, 16 or 32 "
+            f"[{rows}, {columns // 2}]"
+        )
+    mask = bits(bitmask, bitmask.shape[1] * 8)
+    if mask[:, columns:].any():
+        raise ValueError(f"bitmask: a bit is set past column {columns}")
+    mask = mask[:, :columns].contiguous()
+    wrong = (mask.view(rows, columns // 4, 4).sum(-1) != 2).nonzero()
+    if len(wrong):
+        row, group = wrong[0].tolist()
+        raise ValueError(f"bitmask: row {row}, group {group} of 4 columns has not 2 bits set")
+    values = values.to(torch.bfloat16) if values.dtype in _WIDENED else values
+    dense = torch.zeros(rows, columns, dtype=values.dtype)
+    dense[mask] = values.flatten()
+    return Nm.from_dense(dense, 2, 4, mask=mask)
+
+
 def grouped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """Split into the parts of each bitmask weight, by layer name without ``.weight``, and all the others."""
     layers: dict[str, dict[str, Tensor]] = {}
@@ -96,7 +132,7 @@ def grouped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]]
     return layers, others
 
 
-def read_sparse_bitmask(path: Path) -> tuple[dict[str, Bitmap], dict[str, Tensor]]:
+def read_sparse_bitmask(path: Path) -> tuple[dict[str, Bitmap | Nm], dict[str, Tensor]]:
     """Bitmask weights by layer name, and the remaining tensors, of a file or a model directory."""
     tensors: dict[str, Tensor] = {}
     for file in shard_files(path) if path.is_dir() else [path]:
@@ -106,21 +142,23 @@ def read_sparse_bitmask(path: Path) -> tuple[dict[str, Bitmap], dict[str, Tensor
         tensors |= read
     with naming(path):
         layers, others = grouped(tensors)
-    loaded = {}
+    loaded: dict[str, Bitmap | Nm] = {}
     for name, parts in layers.items():
+        two_of_four = "row_offsets" not in parts and "compressed" in parts and parts["compressed"].dim() == 2
         with naming(path, name):
-            loaded[name] = _bitmap(parts)
+            loaded[name] = _two_of_four(parts) if two_of_four else _bitmap(parts)
     return loaded, others
 
 
-def load_sparse_bitmask(path: str | Path) -> dict[str, Bitmap]:
-    """The sparse weights of a ``sparse-bitmask`` checkpoint, by layer name (without ``.weight``), on the CPU.
+def load_sparse_bitmask(path: str | Path) -> dict[str, Bitmap | Nm]:
+    """The sparse weights of a ``sparse-bitmask`` or ``sparse-24-bitmask`` checkpoint, on the CPU.
 
     Args:
         path: a safetensors file, or a model directory with ``model.safetensors`` or its sharded index.
 
     Returns:
-        Values keep float32, bfloat16 or float16; float8 becomes bfloat16, exactly.
+        By layer name, without ``.weight``: a Bitmap, or a 2:4 Nm. Values keep float32, bfloat16 or float16;
+        float8 becomes bfloat16, exactly.
 
     Raises:
         ValueError: naming file, layer and tensor, when anything is cut short, missing or inconsistent.
@@ -155,8 +193,11 @@ def save_sparse_bitmask(weights: Mapping[str, Bitmap], path: str | Path) -> None
 
 
 def is_sparse_bitmask(directory: Path) -> bool:
-    """Whether a model directory's configuration says its weights are ``sparse-bitmask``."""
+    """Whether a model directory's configuration says its weights are of one of these formats."""
     config = read_json(directory / "config.json")
     found = [config.get(key) for key in ("sparsity_config", "quantization_config", "compression_config")]
     found += [entry.get("sparsity_config") for entry in found if isinstance(entry, dict)]
-    return any(isinstance(entry, dict) and entry.get("format") == "sparse-bitmask" for entry in found)
+    return any(
+        isinstance(entry, dict) and entry.get("format") in ("sparse-bitmask", "sparse-24-bitmask")
+        for entry in found
+    )

@@ -20,6 +20,7 @@ from sparsecore.formats import Bitmap, Csr
 from sparsecore.io.bitmask import is_sparse_bitmask, read_sparse_bitmask
 from sparsecore.io.files import naming, read_json, read_tensors
 from sparsecore.io.weights import SCHEMA, assemble, check_schema, describe
+from sparsecore.nm import Nm
 from sparsecore.nn import SparseLinear
 
 
@@ -61,7 +62,8 @@ def save_model(model: Any, directory: str | Path, *, tokenizer: Any = None) -> N
 
 
 def load_model(directory: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Read what :func:`save_model` wrote, or a transformers directory of ``sparse-bitmask`` weights.
+    """Read what :func:`save_model` wrote, or a transformers directory of ``sparse-bitmask`` or
+    ``sparse-24-bitmask`` weights.
 
     Args:
         directory: nothing in it is trusted, and nothing of it is run.
@@ -82,7 +84,7 @@ def load_model(directory: str | Path, model: nn.Module | None = None) -> nn.Modu
     if not (directory / "sparsecore.json").is_file() and is_sparse_bitmask(directory):
         source = directory
         weights, tensors = read_sparse_bitmask(directory)
-        layers: dict[str, Tensor | Csr | Bitmap] = dict(weights)
+        layers: dict[str, Tensor | Csr | Bitmap | Nm] = dict(weights)
     else:
         source = directory / "model.safetensors"
         layers, tensors, tied = _read(directory)
@@ -104,7 +106,7 @@ def _sparse_layers(model: nn.Module) -> dict[str, SparseLinear]:
     }
 
 
-def _read(directory: Path) -> tuple[dict[str, Tensor | Csr | Bitmap], dict[str, Tensor], dict[str, str]]:
+def _read(directory: Path) -> tuple[dict[str, Tensor | Csr | Bitmap | Nm], dict[str, Tensor], dict[str, str]]:
     """Checked layers, the other tensors, and the ties."""
     described = directory / "sparsecore.json"
     header = read_json(described)
@@ -122,7 +124,7 @@ def _read(directory: Path) -> tuple[dict[str, Tensor | Csr | Bitmap], dict[str, 
         owner, _, part = name.rpartition(".")
         if owner in parts and part != "bias":
             parts[owner][part] = tensors.pop(name)
-    layers: dict[str, Tensor | Csr | Bitmap] = {}
+    layers: dict[str, Tensor | Csr | Bitmap | Nm] = {}
     for name, entry in entries.items():
         with naming(source, name):
             layers[name] = assemble(entry, parts[name])
@@ -153,7 +155,7 @@ def _skeleton(directory: Path) -> nn.Module:
     return model
 
 
-def _put(model: nn.Module, name: str, weight: Tensor | Csr | Bitmap, tensors: dict[str, Tensor]) -> None:
+def _put(model: nn.Module, name: str, weight: Tensor | Csr | Bitmap | Nm, tensors: dict[str, Tensor]) -> None:
     try:
         layer = model.get_submodule(name)
     except AttributeError as error:

@@ -6,7 +6,8 @@ A safetensors file whose metadata entry ``sparsecore`` is JSON:
     {"schema": 1, "weights": {"<name>": {"format": "bitmap", "shape": [n, k], "dtype": "bfloat16"}, ...}}
 
 The tensors of a weight are called ``<name>.<tensor>``, by the names of its format: bitmask, row_offsets,
-values, scales; crow_indices, col_indices, values. A dense weight (``"dense"``) is ``<name>.values``.
+values, scales; crow_indices, col_indices, values; values, positions, scales. A dense weight (``"dense"``)
+is ``<name>.values``.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from torch import Tensor
 
 from sparsecore.formats import Bitmap, Csr
 from sparsecore.io.files import naming, read_tensors
+from sparsecore.nm import Nm
 
 SCHEMA = 1
-FORMATS: dict[str, type[Bitmap] | type[Csr]] = {"bitmap": Bitmap, "csr": Csr}
+FORMATS: dict[str, type[Bitmap] | type[Csr] | type[Nm]] = {"bitmap": Bitmap, "csr": Csr, "nm": Nm}
 
 
-def describe(weight: Tensor | Csr | Bitmap) -> dict[str, Any]:
+def describe(weight: Tensor | Csr | Bitmap | Nm) -> dict[str, Any]:
     """The schema's entry for one weight.
 
     Raises:
@@ -38,7 +40,7 @@ def describe(weight: Tensor | Csr | Bitmap) -> dict[str, Any]:
         else {cls: name for name, cls in FORMATS.items()}.get(type(weight))
     )
     if kind is None:
-        raise ValueError(f"weight: {type(weight).__name__} is not a Tensor, Csr or Bitmap")
+        raise ValueError(f"weight: {type(weight).__name__} is not a Tensor, Csr, Bitmap or Nm")
     return {"format": kind, "shape": [int(size) for size in weight.shape], "dtype": _dtype_name(weight.dtype)}
 
 
@@ -46,7 +48,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def assemble(entry: Any, tensors: Mapping[str, Tensor]) -> Tensor | Csr | Bitmap:
+def assemble(entry: Any, tensors: Mapping[str, Tensor]) -> Tensor | Csr | Bitmap | Nm:
     """The weight that an untrusted entry and the tensors under its name make, checked.
 
     Raises:
@@ -80,7 +82,7 @@ def check_schema(header: Mapping[str, Any]) -> None:
         raise ValueError(f"schema: {header.get('schema')!r} is not {SCHEMA}, the one this version reads")
 
 
-def save_weights(weights: Mapping[str, Tensor | Csr | Bitmap], path: str | Path) -> None:
+def save_weights(weights: Mapping[str, Tensor | Csr | Bitmap | Nm], path: str | Path) -> None:
     """Write named weights to one safetensors file.
 
     Raises:
@@ -99,7 +101,7 @@ def save_weights(weights: Mapping[str, Tensor | Csr | Bitmap], path: str | Path)
     save_file(tensors, path, metadata=metadata)
 
 
-def load_weights(path: str | Path) -> dict[str, Tensor | Csr | Bitmap]:
+def load_weights(path: str | Path) -> dict[str, Tensor | Csr | Bitmap | Nm]:
     """Read what :func:`save_weights` wrote, in its order, on the CPU.
 
     Raises:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.formats import Bitmap, Csr
+from sparsecore.nm import Nm
 from sparsecore.nn.linear import SparseLinear
 from sparsecore.progress import bar
 
@@ -117,7 +118,7 @@ def sparsify_(
         model: any module that contains nn.Linear.
         include, exclude: glob patterns of dotted module names; all, but for the excluded, by default.
         dtype: of the stored values, e.g. torch.bfloat16; activations keep theirs. Default: the weight's.
-        format: "auto", "csr" or "bitmap", as :func:`sparsecore.sparsify`.
+        format: "auto", "csr", "bitmap" or "2:4" and its like, as :func:`sparsecore.sparsify`.
         trainable: values and biases become parameters.
         progress: show a bar on stderr.
 
@@ -164,7 +165,7 @@ def _replaced(
 
 
 def _row(name: str, module: nn.Linear | SparseLinear) -> LayerReport:
-    weight: Tensor | Csr | Bitmap = module.weight
+    weight: Tensor | Csr | Bitmap | Nm = module.weight
     shape = (module.out_features, module.in_features)
     count = shape[0] * shape[1]
     if isinstance(weight, Tensor):

@@ -9,31 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsecore.formats import Bitmap, Csr, sparsify
+from sparsecore.formats import Bitmap, Csr
 from sparsecore.linear import linear
+from sparsecore.nm import Nm
+from sparsecore.sparsify import sparsify
 
 
 class SparseLinear(nn.Module):
-    """``y = x @ weight.T + bias`` with a Csr, Bitmap or dense weight ``[out_features, in_features]``.
+    """``y = x @ weight.T + bias`` with a Csr, Bitmap, Nm or dense weight ``[out_features, in_features]``.
 
     The state dict holds the format's plain tensors under their own names (``values``, ``bitmask``,
     ``row_offsets``, ...; ``weight`` when dense); ``.to(...)``, ``deepcopy`` and ``load_state_dict`` keep
     ``self.weight``, the format made of them, in step. Loading accepts another number of nonzeros.
 
     Args:
-        weight: Csr, Bitmap or dense floating-point tensor; checked once, here.
+        weight: Csr, Bitmap, Nm or dense floating-point tensor; checked once, here.
         bias: [out_features] or None.
         trainable: the values (not where they are) and the bias become parameters, else buffers.
 
     Raises:
-        ValueError: naming the argument: a broken weight, a bias of another length, integer values to train.
+        ValueError: naming the argument: a broken weight, a bias of another length, values of 8 bits to train.
     """
 
-    weight: Tensor | Csr | Bitmap
+    weight: Tensor | Csr | Bitmap | Nm
     bias: Tensor | None
 
     def __init__(
-        self, weight: Tensor | Csr | Bitmap, bias: Tensor | None = None, *, trainable: bool = False
+        self, weight: Tensor | Csr | Bitmap | Nm, bias: Tensor | None = None, *, trainable: bool = False
     ) -> None:
         super().__init__()
         if isinstance(weight, Tensor) and (weight.dim() != 2 or not weight.is_floating_point()):
@@ -41,7 +43,7 @@ class SparseLinear(nn.Module):
         self.out_features, self.in_features = (int(size) for size in weight.shape)
         if bias is not None and bias.shape != (self.out_features,):
             raise ValueError(f"bias: {list(bias.shape)} is not [{self.out_features}]")
-        if trainable and not weight.dtype.is_floating_point:
+        if trainable and (not weight.dtype.is_floating_point or weight.dtype.itemsize == 1):
             raise ValueError(f"trainable: {weight.dtype} values can't be trained")
         self.dense_itemsize = weight.dtype.itemsize
         """Bytes per element of the dense weight this layer stands for."""
@@ -95,11 +97,12 @@ class SparseLinear(nn.Module):
         return linear(x, self.weight, self.bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
-        scales = self._buffers.get("scales")
+        fixed = {name: t for name in ("values", "scales") if (t := self._buffers.get(name)) is not None}
         super()._apply(fn, recurse)
-        if scales is not None:
-            # A dtype conversion is of the values; scales are float32 by format.
-            self._buffers["scales"] = scales.to(self._buffers["scales"].device)  # type: ignore[union-attr]
+        if "scales" in fixed:
+            # No dtype conversion reaches values of 8 bits; scales are float32 by format.
+            for name, tensor in fixed.items():
+                self._buffers[name] = tensor.to(self._buffers[name].device)  # type: ignore[union-attr]
         self._assemble()
         return self
 
@@ -120,7 +123,7 @@ class SparseLinear(nn.Module):
             self._format.from_tensors(incoming, (self.out_features, self.in_features))
         except ValueError as error:
             raise ValueError(f"state_dict: {prefix.rstrip('.')}: {error}") from error
-        for name in {"values", "col_indices"} & set(names):
+        for name in {"values", "col_indices", "positions"} & set(names):
             if names[name].shape != incoming[name].shape:
                 names[name].data = names[name].new_empty(incoming[name].shape)
 

@@ -5,6 +5,9 @@ from . import bitmap_from_csr as bitmap_from_csr
 from . import bitmap_from_dense as bitmap_from_dense
 from . import bitmap_to_csr as bitmap_to_csr
 from . import bitmap_to_dense as bitmap_to_dense
+from . import nm_compress as nm_compress
+from . import nm_to_dense as nm_to_dense
 from . import spgemm as spgemm
 from . import spmm_bitmap as spmm_bitmap
 from . import spmm_csr as spmm_csr
+from . import spmm_nm as spmm_nm

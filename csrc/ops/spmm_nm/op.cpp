@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/spmm_nm/spmm_nm.h"
+
+#include "torch/arguments.h"
+#include "torch/nm_arguments.h"
+#include "torch/parallel.h"
+
+namespace sparsecore::spmm_nm {
+namespace {
+
+using namespace binding;
+
+Tensor forward(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales,
+               const std::optional<Tensor>& bias, const std::optional<Tensor>& out) {
+  const DenseInput in = dense_input(x);
+  Args args{};
+  args.dense = {in.m, 0, in.k, in.x.const_data_ptr(), in.stride, nullptr, nullptr, 0, float_dtype(x, "x")};
+  args.weight = nm_view(values, positions, scales, in.k);
+  const int64_t n = args.weight.n;
+  args.dense.n = n;
+  args.dense.bias = bias_pointer(bias, x, n);
+  Tensor y = linear_output(x, n, out);
+  if (out) {
+    check_disjoint(y, values, "values");
+    check_disjoint(y, positions, "positions");
+    if (scales) check_disjoint(y, *scales, "scales");
+    if (bias) check_disjoint(y, *bias, "bias");
+  }
+  args.dense.y = y.mutable_data_ptr();
+  args.dense.y_stride = n;
+  const int64_t per_row = args.weight.row_values();
+  const int64_t bad = run_linear(cpu::choose(kernels()), args, [per_row](int64_t row) { return row * per_row; });
+  if (bad >= 0) raise(nm_check_row(args.weight, bad), args.weight);
+  return y;
+}
+
+Tensor spmm_nm(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales,
+               const std::optional<Tensor>& bias) {
+  return forward(x, values, positions, scales, bias, std::nullopt);
+}
+
+void spmm_nm_out(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales,
+                 const std::optional<Tensor>& bias, const Tensor& out) {
+  forward(x, values, positions, scales, bias, out);
+}
+
+const bool registered = register_kernels("spmm_nm", kernels());
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
+  m.def("spmm_nm(Tensor x, Tensor values, Tensor positions, Tensor? scales=None, Tensor? bias=None) -> Tensor");
+  // Without an autograd formula: a call that needs no gradient skips its trip through Python.
+  m.def("_spmm_nm(Tensor x, Tensor values, Tensor positions, Tensor? scales=None, Tensor? bias=None) -> Tensor");
+  m.def(
+      "spmm_nm.out(Tensor x, Tensor values, Tensor positions, Tensor? scales=None, Tensor? bias=None, *, Tensor(a!) "
+      "out) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) {
+  m.impl("spmm_nm", TORCH_BOX(&spmm_nm));
+  m.impl("_spmm_nm", TORCH_BOX(&spmm_nm));
+  m.impl("spmm_nm.out", TORCH_BOX(&spmm_nm_out));
+}
+
+}  // namespace sparsecore::spmm_nm

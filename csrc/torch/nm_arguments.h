@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// N:M tensors to an NmView, and findings to errors.
+#pragma once
+#include <limits>
+
+#include "core/nm.h"
+#include "torch/arguments.h"
+
+namespace sparsecore::binding {
+
+inline bool scaled(Dtype value) { return value == Dtype::i8 || value == Dtype::f8; }
+
+inline NmView nm_view(const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales, int64_t k) {
+  check_array(values, 3, "values");
+  check_array(positions, 2, "positions");
+  SPARSECORE_REQUIRE(k >= 0 && k <= std::numeric_limits<int32_t>::max(), "k: in_features must be in [0, 2^31), not ",
+                     k);
+  NmView w{};
+  w.n = values.size(0);
+  w.k = k;
+  w.nnz = values.numel();
+  w.keep = values.size(2);
+  w.values = values.const_data_ptr();
+  w.positions = positions.const_data_ptr();
+  const std::optional<Dtype> value = as_dtype(values.scalar_type());
+  SPARSECORE_REQUIRE(value == Dtype::f32 || value == Dtype::bf16 || value == Dtype::f16 || (value && scaled(*value)),
+                     "values: dtype must be float32, bfloat16, float16, int8 or float8_e4m3fn, not ",
+                     torch::headeronly::toString(values.scalar_type()));
+  w.value = *value;
+  SPARSECORE_REQUIRE(positions.size(0) == w.n, "positions: must have out_features = ", w.n, " rows as values, not ",
+                     positions.size(0));
+  const int64_t groups = values.size(1), padded = kNmColumns * nm_words(k);
+  if (positions.scalar_type() == ScalarType::Byte) {
+    w.index = Dtype::i8;
+    w.group = nm_group_size(groups, w.keep, k);
+    SPARSECORE_REQUIRE(w.group != 0, "values: ", groups, " groups of ", w.keep, " for ", padded,
+                       " padded columns are none of 1:2, 2:4, 4:8, 6:8, 1:4, 2:8, 1:8, 1:16");
+    SPARSECORE_REQUIRE(positions.size(1) == w.row_bytes(), "positions: must have ", w.row_bytes(), " bytes a row for ",
+                       w.keep, ":", w.group, ", not ", positions.size(1));
+  } else {
+    w.index = nm_index(k);
+    w.group = k;
+    SPARSECORE_REQUIRE(as_dtype(positions.scalar_type()) == w.index,
+                       "positions: dtype must be uint8, or of a constant fan-in of ", k, " columns ",
+                       dtype_name(w.index), ", not ", torch::headeronly::toString(positions.scalar_type()));
+    SPARSECORE_REQUIRE(groups == 1 && w.keep <= k, "values: a constant fan-in has [rows, 1, at most in_features = ", k,
+                       "], not [", w.n, ", ", groups, ", ", w.keep, "]");
+    SPARSECORE_REQUIRE(positions.size(1) == w.keep, "positions: must have ", w.keep, " columns a row as values, not ",
+                       positions.size(1));
+  }
+  SPARSECORE_REQUIRE(!scaled(w.value) || scales, "scales: values of 8 bits need one float32 scale a row");
+  if (scales) {
+    SPARSECORE_REQUIRE(scaled(w.value), "values: dtype must be int8 or float8_e4m3fn beside scales, not ",
+                       dtype_name(w.value));
+    check_array(*scales, 1, "scales");
+    check_dtype(*scales, ScalarType::Float, "scales");
+    SPARSECORE_REQUIRE(scales->numel() == w.n, "scales: must have out_features = ", w.n, " elements, not ",
+                       scales->numel());
+    w.scales = static_cast<const float*>(scales->const_data_ptr());
+  }
+  return w;
+}
+
+inline void raise(const NmFinding& f, const NmView& w) {
+  SPARSECORE_REQUIRE(f.fault != NmFault::range, "positions: row ", f.row, " has column ", f.column, ", outside [0, ",
+                     w.k, ")");
+  SPARSECORE_REQUIRE(f.fault != NmFault::order || w.packed(), "positions: columns of row ", f.row,
+                     " must rise strictly, but column ", f.column, " is duplicated or out of order");
+  SPARSECORE_REQUIRE(f.fault != NmFault::order, "positions: row ", f.row, ": those of the group at column ", f.column,
+                     " do not rise below ", w.group);
+  SPARSECORE_REQUIRE(f.fault != NmFault::population, "positions: row ", f.row, ": the mask of the group at column ",
+                     f.column, " has not ", w.keep, " bits set");
+}
+
+}  // namespace sparsecore::binding
