@@ -104,10 +104,12 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(options: argparse.Namespace) -> list[Cell]:
     """The cells that the options ask for."""
+    extra: list[tuple[str, cases.Case]] = []
     if options.cases:
         return select.cells(select.named(options.ops, options.cases, options.dtypes))
     if options.quick:
         options.shapes, options.sparsity, options.m = ((384, 256),), (0.8,), (1, 16)
+        extra = select.made(options.ops, options.shapes, (0.5,), (1,), (select.pair("f32/bf16"),), "2:4")
     if options.m or options.sparsity or options.shapes:
         pairs = options.dtypes or tuple(map(select.pair, ("f32", "f32/bf16", "bf16")))
         return select.cells(
@@ -118,6 +120,7 @@ def chosen(options: argparse.Namespace) -> list[Cell]:
                 options.m or tuple(bars.TIMES_DENSE),
                 pairs,
             )
+            + extra
         )
     return select.cells(select.named(options.ops, "*", options.dtypes))
 
