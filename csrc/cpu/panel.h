@@ -435,5 +435,34 @@ inline void pack_x(const Linear& a, const Plan& plan, float* packed, int64_t beg
   }
 }
 
+// Fills pieces [begin, end) of x packed by words of 64 columns: [pass of M rows][word][M][64], 0 beyond k and for
+// rows beyond m. Of each `lanes` columns (a step) those that are equal modulo `parts` come together, in order.
+inline void pack_words(const Linear& a, int64_t M, int64_t lanes, int64_t parts, float* packed, int64_t begin,
+                       int64_t end) {
+  static_assert(kPackColumns % 64 == 0);
+  const int64_t words = (a.k + 63) / 64, rows = (a.m + M - 1) / M * M, per = kPackColumns / 64;
+  const int64_t word_end = end * per < words ? end * per : words;
+  int32_t order[64];
+  for (int64_t s = 0; s < 64; s += lanes)
+    for (int64_t j = 0; j < lanes; ++j)
+      order[s + j % parts * (lanes / parts) + j / parts] = static_cast<int32_t>(s + j);
+  for (int64_t i = 0; i < rows; ++i) {
+    const void* row = static_cast<const char*>(a.x) + i * a.x_stride * dtype_bytes(a.dtype);
+    for (int64_t word = begin * per; word < word_end; ++word) {
+      const int64_t c = word * 64, live = i >= a.m ? 0 : a.k - c < 64 ? a.k - c : 64;
+      alignas(64) float line[64];
+      const float* in = widen_all(row, a.dtype, c, live, line);
+      if (live < 64) {
+        if (in != line && live > 0) std::memcpy(line, in, static_cast<size_t>(live) * sizeof(float));
+        for (int64_t j = live; j < 64; ++j) line[j] = 0.0f;
+        in = line;
+      }
+      float* out = packed + ((i / M * words + word) * M + i % M) * 64;
+      for (int j = 0; j < 64; j += 4)
+        F32x4::store(out + j, parts > 1 ? F32x4::gather(in, order + j) : F32x4::load(in + j));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sparsecore

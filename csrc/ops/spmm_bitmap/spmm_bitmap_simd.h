@@ -72,36 +72,9 @@ inline const void* row_values(const BitmapView& w, int64_t row, void* stage) {
   return stage;
 }
 
-// Packed x for expand: [pass][word][M][64], columns of a step in the lane order of its parts, 0 beyond k
-// and for rows beyond m. M = 1, fp32 in order and k a multiple of 64: x itself.
 template <class E>
 inline void pack_expand(const Args& a, int64_t begin, int64_t end) {
-  const Linear& d = a.dense;
-  const int64_t M = a.plan.chunk_rows, words = bitmap_words(d.k);
-  int32_t order[64];
-  for (int s = 0; s < 64; s += E::lanes)
-    for (int j = 0; j < E::lanes; ++j)
-      order[s + (E::interleaved ? j % E::parts * (E::lanes / E::parts) + j / E::parts : j)] = s + j;
-  static_assert(kPackColumns % 64 == 0);
-  const int64_t word_begin = begin * (kPackColumns / 64);
-  const int64_t word_end = end * (kPackColumns / 64) < words ? end * (kPackColumns / 64) : words;
-  const int64_t rows = (d.m + M - 1) / M * M;
-  for (int64_t i = 0; i < rows; ++i) {
-    const void* row = static_cast<const char*>(d.x) + i * d.x_stride * dtype_bytes(d.dtype);
-    for (int64_t word = word_begin; word < word_end; ++word) {
-      const int64_t c = word * 64, live = i >= d.m ? 0 : d.k - c < 64 ? d.k - c : 64;
-      alignas(64) float line[64];
-      const float* in = widen_all(row, d.dtype, c, live, line);
-      if (live < 64) {
-        if (in != line) std::memcpy(line, in, static_cast<size_t>(live) * sizeof(float));
-        for (int64_t j = live; j < 64; ++j) line[j] = 0.0f;
-        in = line;
-      }
-      float* out = a.packed + ((i / M * words + word) * M + i % M) * 64;
-      for (int j = 0; j < 64; j += 4)
-        F32x4::store(out + j, E::interleaved ? F32x4::gather(in, order + j) : F32x4::load(in + j));
-    }
-  }
+  pack_words(a.dense, a.plan.chunk_rows, E::lanes, E::interleaved ? E::parts : 1, a.packed, begin, end);
 }
 
 // Some words of R rows of W against M rows of x: acc[(r * M + i) * width ..] += partial sums of W[r] · x[i].

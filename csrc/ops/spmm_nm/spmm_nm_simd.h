@@ -80,39 +80,6 @@ struct Words {
   float unit;
 };
 
-// Packed x for words: [pass][word][M][64], columns of a step in the order of its registers, 0 beyond k and for rows
-// beyond m. M = 1, fp32 in order and k a multiple of 64: x itself.
-inline void pack_words(const Args& a, const Words& kind, int64_t begin, int64_t end) {
-  const Linear& d = a.dense;
-  const int64_t M = a.plan.chunk_rows, words = nm_words(d.k);
-  const int64_t lanes = kNmColumns / kind.steps, registers = kind.registers;
-  int32_t order[64];
-  for (int64_t s = 0; s < 64; s += lanes)
-    for (int64_t j = 0; j < lanes; ++j)
-      order[s + (kind.interleaved ? j % registers * (lanes / registers) + j / registers : j)] =
-          static_cast<int32_t>(s + j);
-  static_assert(kPackColumns % 64 == 0);
-  const int64_t word_begin = begin * (kPackColumns / 64);
-  const int64_t word_end = end * (kPackColumns / 64) < words ? end * (kPackColumns / 64) : words;
-  const int64_t rows = (d.m + M - 1) / M * M;
-  for (int64_t i = 0; i < rows; ++i) {
-    const void* row = static_cast<const char*>(d.x) + i * d.x_stride * dtype_bytes(d.dtype);
-    for (int64_t word = word_begin; word < word_end; ++word) {
-      const int64_t c = word * 64, live = i >= d.m ? 0 : d.k - c < 64 ? d.k - c : 64;
-      alignas(64) float line[64];
-      const float* in = widen_all(row, d.dtype, c, live, line);
-      if (live < 64) {
-        if (in != line && live > 0) std::memcpy(line, in, static_cast<size_t>(live) * sizeof(float));
-        for (int64_t j = live; j < 64; ++j) line[j] = 0.0f;
-        in = line;
-      }
-      float* out = a.packed + ((i / M * words + word) * M + i % M) * 64;
-      for (int j = 0; j < 64; j += 4)
-        F32x4::store(out + j, kind.interleaved ? F32x4::gather(in, order + j) : F32x4::load(in + j));
-    }
-  }
-}
-
 // Not 0 where a group of a row does not hold. A pass of its own over a row's positions, as it vectorises: 1 uop for 64
 // columns, where in the loop below it would be 6 to 10.
 template <int n, int m>
@@ -339,7 +306,9 @@ inline bool takes_words(const Args& a) { return a.dense.m <= kWordRows && has_wo
 
 void pack(const Args& a, int64_t begin, int64_t end) {
   if (!takes_words(a)) return pack_x(a.dense, a.plan, a.packed, begin, end);
-  pack_words(a, words_of(a.weight, a.plan.chunk_rows), begin, end);
+  const Words kind = words_of(a.weight, a.plan.chunk_rows);
+  pack_words(a.dense, a.plan.chunk_rows, kNmColumns / kind.steps, kind.interleaved ? kind.registers : 1, a.packed,
+             begin, end);
 }
 
 template <class Decoder>
