@@ -62,7 +62,7 @@ struct PanelVec<8> {
 };
 
 // Sums that a dense tile keeps in registers: rows of W, registers of a panel.
-constexpr int kTileRows = 12, kTileRegisters = 2;
+constexpr int kTileRows = 6, kTileRegisters = 4;
 
 constexpr int64_t kWiden = 16;  // elements the widening loads take
 

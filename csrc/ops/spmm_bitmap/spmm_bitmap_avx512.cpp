@@ -24,6 +24,14 @@ struct ExpandF32 {
   }
 };
 
+// Lanes of a and b in turn, in two registers.
+SPARSECORE_INLINE void zip(__m512& a, __m512& b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512 first = _mm512_permutex2var_ps(a, low, b);
+  b = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
+  a = first;
+}
+
 struct ExpandBf16 {
   using Element = uint16_t;
   static constexpr int lanes = 32, parts = 2;
@@ -36,6 +44,7 @@ struct ExpandBf16 {
     out[1] = _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
     return p + __builtin_popcount(bits);
   }
+  SPARSECORE_INLINE static void order(__m512* v) { zip(v[0], v[1]); }
 };
 
 struct ExpandF16 {
@@ -66,6 +75,12 @@ struct ExpandI8 {
     out[2] = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_slli_epi32(v, 8), top));
     out[3] = _mm512_cvtepi32_ps(_mm512_and_si512(v, top));
     return p + __builtin_popcountll(word);
+  }
+  SPARSECORE_INLINE static void order(__m512* v) {
+    zip(v[0], v[2]);
+    zip(v[1], v[3]);
+    zip(v[0], v[1]);
+    zip(v[2], v[3]);
   }
 };
 

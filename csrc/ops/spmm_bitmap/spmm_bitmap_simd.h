@@ -16,6 +16,7 @@
 //     Element, lanes (columns a step), parts (registers a step), unit (of a sum), interleaved:
 //              lane l of part q is column l * parts + q of the step, else q * width + l
 //     expand(p, word, s, out)  step s of a word of bits whose values start at p; returns p past them
+//     order(out)               interleaved parts of a step, put in the order of columns
 //   int32_t* decode_word(uint64_t bits, int32_t base, int32_t* out)  columns of set bits; returns past
 //              the last, may write 64 beyond it
 //   kExpandRows  most rows of x that expand takes; rows_together(M): R for M rows of x at once, 8 at most
@@ -245,26 +246,43 @@ struct Decoder {
   }
 
   int64_t expand(int64_t row, int64_t at, int64_t c0, int64_t c1, float* out) const {
+    switch (w.value) {
+      case Dtype::bf16: return expand_as<ExpandBf16>(row, at, c0, c1, out);
+      case Dtype::f16: return expand_as<ExpandF16>(row, at, c0, c1, out);
+      case Dtype::i8: return expand_as<ExpandI8>(row, at, c0, c1, out);
+      default: return expand_as<ExpandF32>(row, at, c0, c1, out);
+    }
+  }
+
+  template <class E>
+  int64_t expand_as(int64_t row, int64_t at, int64_t c0, int64_t c1, float* out) const {
+    using T = typename E::Element;
     const uint8_t* bits = w.row_bits(row);
     int64_t here = 0;
     for (int64_t c = c0; c < c1; c += 64) here += __builtin_popcountll(bitmap_word(bits, c / 64));
     const int64_t begin = w.row_offsets[row] + at;
     if (at + here > row_length(w, row)) return -1;
-    alignas(64) float line[kTileColumns + kSlack];
-    const float* p = widen_all(w.values, w.value, begin, here, line);
-    if (p != line && begin + here + kSlack > w.nnz) {
-      std::memcpy(line, p, static_cast<size_t>(here) * sizeof(float));
+    const T* p = static_cast<const T*>(w.values) + begin;
+    alignas(64) T line[kTileColumns + kSlack];
+    if (begin + here + kSlack > w.nnz) {
+      if (here > 0) std::memcpy(line, p, static_cast<size_t>(here) * sizeof(T));
       p = line;
     }
-    if (c1 < w.k) prefetch(element(w, begin + here), here * dtype_bytes(w.value));
-    for (int64_t c = c0; c < c1; c += 64, out += 64) {
+    if (c1 < w.k) {
+      prefetch(element(w, begin + here), here * dtype_bytes(w.value));
+      prefetch(bits + c1 / 8, kTileColumns / 8);
+    }
+    for (int64_t c = c0; c < c1; c += 64) {
       const uint64_t word = bitmap_word(bits, c / 64);
 #pragma GCC unroll 16
-      for (int s = 0; s < 64 / ExpandF32::lanes; ++s) {
-        typename Wide::reg v[ExpandF32::parts];
-        p = ExpandF32::expand(p, word, s, v);
+      for (int s = 0; s < 64 / E::lanes; ++s, out += E::lanes) {
+        typename Wide::reg v[E::parts];
+        p = E::expand(p, word, s, v);
+        if constexpr (E::interleaved) E::order(v);
 #pragma GCC unroll 4
-        for (int q = 0; q < ExpandF32::parts; ++q) Wide::store(out + s * ExpandF32::lanes + q * Wide::width, v[q]);
+        for (int q = 0; q < E::parts; ++q)
+          Wide::store(out + q * Wide::width,
+                      E::unit == 1.0f ? v[q] : Wide::fma(v[q], Wide::set1(E::unit), Wide::zero()));
       }
     }
     return at + here;
