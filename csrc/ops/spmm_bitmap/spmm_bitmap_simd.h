@@ -224,7 +224,7 @@ struct Decoder {
     const int64_t here = end - cols, begin = w.row_offsets[row] + at;
     if (at + here > row_length(w, row)) return -1;
     if (c1 < w.k) prefetch(element(w, begin + here), here * dtype_bytes(w.value));
-    out = {widen_all(w.values, w.value, begin, here, values), cols, here};
+    out = {widen_past(w.values, w.value, begin, here, w.nnz, values), cols, here};
     return at + here;
   }
 
@@ -240,7 +240,7 @@ struct Decoder {
     const int64_t count = end - cols;
     if (c.at + count > row_length(w, row)) return false;
     prefetch(static_cast<const char*>(element(w, begin)) + kAhead, count * value);
-    out = {widen_all(w.values, w.value, begin, count, values), cols, count};
+    out = {widen_past(w.values, w.value, begin, count, w.nnz, values), cols, count};
     c.at += count;
     return true;
   }

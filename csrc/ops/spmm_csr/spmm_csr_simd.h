@@ -60,7 +60,7 @@ struct Decoder {
       prefetch(static_cast<const char*>(w.col) + (begin + here) * index, next * index);
       prefetch(static_cast<const char*>(w.values) + (begin + here) * dtype_bytes(w.value), next * dtype_bytes(w.value));
     }
-    out.values = widen_all(w.values, w.value, begin, here, values);
+    out.values = widen_past(w.values, w.value, begin, here, w.nnz, values);
     out.count = here;
     return at + here;
   }
@@ -84,7 +84,7 @@ struct Decoder {
     }
     prefetch(static_cast<const char*>(w.col) + begin * index + kAhead, count * index);
     prefetch(static_cast<const char*>(w.values) + begin * value + kAhead, count * value);
-    out.values = widen_all(w.values, w.value, begin, count, values);
+    out.values = widen_past(w.values, w.value, begin, count, w.nnz, values);
     out.count = count;
     c = {c.at + count, out.cols[count - 1] + int64_t{1}};
     return true;
