@@ -77,7 +77,7 @@ build: setup ## compile, and install for development into .venv
 
 pytest: build
 	@echo '== pytest'
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist worksteal
 
 bench-quick: build
 	@echo '== bench, short'

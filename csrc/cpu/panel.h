@@ -284,7 +284,8 @@ inline Plan rows_plan(const Linear& a) {
 }
 
 // Rows [begin, end) of W against at most T rows of x, a row at a time: each step's list is met while L1
-// has it. Returns -1 or a row that the decoder refuses. The decoder has
+// has it. Blocks of columns whose x stays in L1 too cost more: m = 4 to 16 at 70 to 90 %, AVX-512, cold, 1.0 to 1.3
+// times as long by bitmap, 1.3 to 1.8 by CSR, with the next piece and the next rows asked for ahead. Returns -1 or a row that the decoder refuses. The decoder has
 //   bool step(row, Cursor&, values, cols, RowList&)  the next piece of a row, kStep elements at most; a
 //     fresh cursor starts the row; false: broken
 //   bool done(row, Cursor)  the row has been met, and close(row, at), as below
