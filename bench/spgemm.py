@@ -9,6 +9,7 @@ Everyone is checked against float64 before it is timed, and they take turns, cal
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 import warnings
@@ -111,7 +112,8 @@ def error(result: Any, exact: Any, size: Any, longest: int) -> float:
 
 
 class Peak:
-    """Most memory that a call adds, where the kernel can start its count anew; else 0."""
+    """Most memory that a call adds, where the kernel can start its count anew; else 0. What earlier calls
+    freed and the heap kept goes back to the system first: it would hide as much of the next call."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         before = self._start()
@@ -125,6 +127,8 @@ class Peak:
         return int(text.split(f"{name}:")[1].split()[0]) * 1024
 
     def _start(self) -> int:
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
         try:
             Path("/proc/self/clear_refs").write_text("5")
             return self._read("VmRSS")

@@ -103,11 +103,12 @@ def test_every_case_behind_guard_pages(isa):
     variant = next(v for v in native.variants("spgemm") if v.isa == isa)
     if variant.missing:
         pytest.skip(f"not proven: {variant.name}: {variant.missing}")
-    faults, ran, ways = [], 0, set()
+    faults, ran, unlisted, ways = [], 0, 0, set()
     for i, case in enumerate(samples.CASES):
         inputs, reference, _ = expected(case)
         arrays, names, integers = samples.native(inputs)
-        for limits in ({}, {"pieces": 3, "parts": 1 + i % 4}, {"bytes": 2000 * (i % 7), "pieces": 2}):
+        for limits in ({}, {"words": 0, "pieces": 2}, {"pieces": 3, "parts": 1 + i % 4},
+                       {"bytes": 2000 * (i % 7), "pieces": 2}):  # fmt: skip
             outputs = {n: torch.empty_like(t) for n, t in zip(names, reference, strict=True)}
             outputs["values"] = torch.empty(reference[2].numel(), dtype=case.value)
             outputs |= {f"grad_{s}": torch.empty_like(inputs[f"{s}_values"]) for s in "ab"}
@@ -116,12 +117,14 @@ def test_every_case_behind_guard_pages(isa):
             ran += 1
             outcome = native.call(variant, arrays, outputs, **integers, **limits)
             ways.add((outcome["sums"], outcome["window"] < (case.n + 63) // 64, outcome["most_hashed"] > 0))
+            unlisted += not outcome["words"]
             wrong = fault([outputs[n] for n in names], case)
             if not outcome["intact"] or outcome["bad_row"] != -1:
                 wrong = wrong or f"{outcome}"
             if wrong:
                 faults.append(f"{case.name} {limits}: {wrong}")
     verify.report(faults, ran)
+    assert 0 < unlisted < ran, "B's words were always or never listed"
     assert {w for _, w, _ in ways} == {False, True}, "only one width of window was reached"
     assert {h for _, _, h in ways} == {False, True}, "rows were always or never hashed"
     assert {s for s, _, _ in ways} >= ({0, 1, 2, 3} if isa == "avx512" else {0, 1, 2}), f"only {ways}"

@@ -140,10 +140,14 @@ inline Tensor empty(Dtype dtype, const std::vector<int64_t>& sizes) {
   }
 }
 
-inline Tensor empty_like_dtype(const Tensor& like, const std::vector<int64_t>& sizes) {
+inline int32_t dtype_code(const Tensor& t) {
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  return empty(dtype, sizes);
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+  return dtype;
+}
+
+inline Tensor empty_like_dtype(const Tensor& like, const std::vector<int64_t>& sizes) {
+  return empty(dtype_code(like), sizes);
 }
 
 // A fresh y [..., n] of x's dtype, or `out` once its shape, dtype and layout are right.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from .formats import Csr
 from .ops import spgemm as op
 
 
-@dataclass(frozen=True, eq=False)
-class _Operand:
+class _Operand(NamedTuple):
     """A matrix's arrays as tensors that share its memory, and the kind it came as."""
 
     crow: Tensor

@@ -3,7 +3,8 @@
 //   crow_indices [m + 1], col_indices, values     outputs, the latter two of any size that holds C
 //   grad_a, grad_b       outputs or absent: the gradients where C's is C's own values
 //   pieces, parts        row ranges (1); parts that the row of most products is cut into (0)
-//   bytes, sums          most bytes of scratch; override plan's sums
+//   bytes                most bytes of scratch
+//   words                0: B's words are not listed where nothing needs them
 //   row                  open this row alone: of A, or m + row of B
 // What fill gave is given once more by values, and must be the same bits ("replayed").
 #include "ops/spgemm/spgemm.h"
@@ -72,19 +73,22 @@ Outcome run(const Kernel& kernel, const Call& call) {
     const int64_t bad = only < m ? kernel.open_a(a, only, only + 1) : kernel.open_b(a, only - m, only - m + 1, found);
     return refused(bad < 0 ? -1 : only);
   }
-  const int64_t bad_b = kernel.open_b(a, 0, a.b.n, found);
-  if (bad_b >= 0) return refused(m + bad_b);
-  a.strict = found.strict;
-  a.sorted = true;
+  const int64_t limit = call.integer("bytes", INT64_MAX);
   const int64_t bad_a = kernel.open_a(a, 0, m);
-  if (bad_a >= 0) return refused(bad_a);
+  uint64_t total = 0;  // B is unchecked: its offsets may be wild
   int64_t longest = 0;
   a.work[0] = 0;
-  for (int64_t row = 0; row < m; ++row) {
+  for (int64_t row = 0; row < m && bad_a < 0; ++row) {
     longest = std::max(longest, a.work[row + 1]);
-    a.work[row + 1] += a.work[row];
+    a.work[row + 1] = static_cast<int64_t>(total += static_cast<uint64_t>(a.work[row + 1]));
   }
-  const int64_t limit = call.integer("bytes", INT64_MAX);
+  const bool may_need = call.integer("words", 1) != 0 || call.integer("parts", 0) > 0 || limit != INT64_MAX;
+  if (bad_a < 0 && !may_need && !kernel.needs_words(a)) a.words = {};
+  const int64_t bad_b = kernel.open_b(a, 0, a.b.n, found);
+  if (bad_b >= 0) return refused(m + bad_b);
+  if (bad_a >= 0) return refused(bad_a);
+  a.strict = found.strict;
+  a.sorted = true;
   int64_t bytes = kernel.plan(a, found.words, longest, limit);
 
   bool intact = true;
@@ -110,6 +114,7 @@ Outcome run(const Kernel& kernel, const Call& call) {
                   {"window", a.window},
                   {"most_hashed", a.most_hashed},
                   {"strict", a.strict},
+                  {"words", a.words.word != nullptr},
                   {"bytes", bytes}};
   if (a.nnz > col.size()) {
     outcome["intact"] = 1;
@@ -210,6 +215,7 @@ Sample sample(Random& random) {
   s.call.integers = {{"n", n}, {"pieces", 1 + below(random, 4)}};
   if (random() & 1) s.call.integers["parts"] = 1 + below(random, 5);
   if (random() & 1) s.call.integers["bytes"] = below(random, 40000);
+  s.call.integers["words"] = below(random, 2);
   return s;
 }
 

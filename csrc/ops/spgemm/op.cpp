@@ -18,8 +18,8 @@ constexpr CsrNames kG{"crow_indices", "col_indices", "grad", "rows of a", "n:"};
 
 // Scratch that is not worth asking the system about.
 constexpr int64_t kSmallScratch = 64 << 20;
-// A product of so few bytes, were no column met twice, is made in one pass and then copied.
-constexpr int64_t kOnePass = 4 << 20;
+// Of several threads, a product of so few bytes, were no column met twice, is made in one pass.
+constexpr int64_t kSmall = 4 << 20;
 // A row that is this share of a thread's work, and this many products, is cut into parts.
 constexpr int64_t kHeavyShare = 4, kHeavyProducts = 1 << 17;
 
@@ -30,23 +30,24 @@ class Product {
   std::vector<Task> tasks;
 
   Product(const Tensor& a_crow, const Tensor& a_col, const Optional& a_values, const Tensor& b_crow,
-          const Tensor& b_col, const Optional& b_values, int64_t n)
+          const Tensor& b_col, const Optional& b_values, int64_t n, int64_t memory)
       : kernel_(cpu::choose(kernels())) {
     const auto [a, b] = operands(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
     args.a = a;
     args.b = b;
     raise(csr_check_ends(a), a, kNamesA);
     raise(csr_check_ends(b), b, kNamesB);
+    SPARSECORE_REQUIRE(memory >= 0, "memory: must be 0 or a number of bytes, not ", memory);
+    memory_ = memory;
     note_kernel(kernel_.name);
     open();
   }
 
   // Room for the threads' scratch, of at most `memory` bytes together (0: chosen).
-  void plan(int64_t memory, bool cut_rows) {
-    SPARSECORE_REQUIRE(memory >= 0, "memory: must be 0 or a number of bytes, not ", memory);
-    const int64_t most = memory > 0 ? memory / threads_ : INT64_MAX;
+  void plan(bool cut_rows) {
+    const int64_t most = memory_ > 0 ? memory_ / threads_ : INT64_MAX;
     int64_t bytes = kernel_.plan(args, found_.words, longest_, most);
-    if (memory == 0 && bytes * threads_ > kSmallScratch) {
+    if (memory_ == 0 && bytes * threads_ > kSmallScratch) {
       const int64_t share = std::max(kSmallScratch, free_bytes() / 4) / threads_;
       if (bytes > share) bytes = kernel_.plan(args, found_.words, longest_, share);
     }
@@ -71,19 +72,27 @@ class Product {
   }
 
   const Kernel& kernel() const { return kernel_; }
+  int64_t threads() const { return threads_; }
+  bool bounded() const { return memory_ > 0; }
   int64_t products() const { return args.work[args.a.n]; }
+  // No more nonzeros than this: all products, at most n a row.
+  int64_t most_nonzeros() const { return most_nonzeros_; }
 
  private:
   void open() {
     const CsrView &a = args.a, &b = args.b;
     offsets_ = reserve(8 * (a.n + 1));
     args.work = reinterpret_cast<int64_t*>(offsets_.get());
-    const int64_t word_bytes = (4 * b.nnz + 63) / 64 * 64, bit_bytes = (8 * b.nnz + 63) / 64 * 64;
-    const int64_t bytes = word_bytes + bit_bytes + 8 * b.n;
-    words_ = reserve(bytes);
-    args.words = {reinterpret_cast<int32_t*>(words_.get()), reinterpret_cast<uint64_t*>(words_.get() + word_bytes),
-                  reinterpret_cast<int64_t*>(words_.get() + word_bytes + bit_bytes)};
-
+    // A first: whether B is needed as words is seen in the products. B's offsets are untrusted there, and so are sums.
+    const int64_t bad_a = ranges(a, thread_count(a.nnz + a.n),
+                                 [&](int64_t begin, int64_t end, int64_t) { return kernel_.open_a(args, begin, end); });
+    if (bad_a < 0) add_work();
+    if (bad_a < 0 && (memory_ > 0 || longest_ > kHeavyProducts || kernel_.needs_words(args))) {
+      const int64_t word_bytes = (4 * b.nnz + 63) / 64 * 64, bit_bytes = (8 * b.nnz + 63) / 64 * 64;
+      words_ = reserve(word_bytes + bit_bytes + 8 * b.n);
+      args.words = {reinterpret_cast<int32_t*>(words_.get()), reinterpret_cast<uint64_t*>(words_.get() + word_bytes),
+                    reinterpret_cast<int64_t*>(words_.get() + word_bytes + bit_bytes)};
+    }
     const int64_t threads = thread_count(b.nnz + b.n);
     std::vector<Found> found(static_cast<size_t>(threads) * 4);
     const int64_t bad_b = ranges(b, threads, [&](int64_t begin, int64_t end, int64_t piece) {
@@ -95,15 +104,22 @@ class Product {
       found_.words += f.words;
     }
     args.strict = found_.strict;
-    const int64_t bad_a = ranges(a, thread_count(a.nnz + a.n),
-                                 [&](int64_t begin, int64_t end, int64_t) { return kernel_.open_a(args, begin, end); });
     if (bad_a >= 0) raise(csr_check_row(a, bad_a, false), a, kNamesA);
-    args.work[0] = 0;
-    for (int64_t row = 0; row < a.n; ++row) {
-      longest_ = std::max(longest_, args.work[row + 1]);
-      args.work[row + 1] += args.work[row];
-    }
     threads_ = thread_count(args.work[a.n] + a.n);
+  }
+
+  void add_work() {
+    const int64_t n = args.b.k;
+    uint64_t total = 0, most = 0;
+    args.work[0] = 0;
+    for (int64_t row = 0; row < args.a.n; ++row) {
+      const int64_t products = args.work[row + 1];
+      longest_ = std::max(longest_, products);
+      most += static_cast<uint64_t>(std::min(products, n));
+      total += static_cast<uint64_t>(products);
+      args.work[row + 1] = static_cast<int64_t>(total);
+    }
+    most_nonzeros_ = static_cast<int64_t>(most);
   }
 
   // fn(begin, end, piece) over ranges of rows with like numbers of elements; -1 or a bad row.
@@ -150,7 +166,7 @@ class Product {
   const Kernel& kernel_;
   Memory offsets_{nullptr, &std::free}, words_{nullptr, &std::free}, scratch_{nullptr, &std::free};
   Found found_;
-  int64_t longest_ = 0, threads_ = 1, scratch_bytes_ = 0;
+  int64_t memory_ = 0, most_nonzeros_ = 0, longest_ = 0, threads_ = 1, scratch_bytes_ = 0;
 };
 
 struct Output {
@@ -170,43 +186,66 @@ void allocate(Args& args, Output& c, const Optional& like) {
   large_pages(args.values, args.nnz * dtype_bytes(args.a.value));
 }
 
-// Each task into room for all its products, and from there to where the others' counts put it.
-void one_pass(Product& product, Output& c, const Optional& like) {
-  Args& args = product.args;
-  const int64_t index = dtype_bytes(args.a.index), value = like ? dtype_bytes(args.a.value) : 0;
-  const int64_t most = product.products(), col_bytes = (most * index + 63) / 64 * 64;
-  const Memory room = reserve(col_bytes + most * value);
-  char *const cols = room.get(), *const values = room.get() + col_bytes;
-  args.col = cols;
-  args.values = like ? values : nullptr;
-  product.each_task([&](Task& t, void* scratch) {
-    t.at = args.work[t.begin];
-    product.kernel().fill(args, t, scratch);
-  });
-  args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
-  allocate(args, c, like);
-  for (const Task& t : product.tasks) {
-    const int64_t from = args.work[t.begin];
-    std::memcpy(static_cast<char*>(args.col) + t.at * index, cols + from * index, t.count * index);
-    if (like) std::memcpy(static_cast<char*>(args.values) + t.at * value, values + from * value, t.count * value);
+// Tasks are filled into room for all that they can hold and moved together, and the room, cut to size, becomes C: no
+// pass counts, and pages past C are not touched.
+class Room {
+ public:
+  Room(const Product& product, const Args& args, bool values)
+      : index_(dtype_bytes(args.a.index)), value_(values ? dtype_bytes(args.a.value) : 0) {
+    const bool alone = product.threads() == 1;
+    const int64_t most = alone ? product.most_nonzeros() : product.products(), each = index_ + value_;
+    if (!can_adopt() || product.bounded() || (index_ == 4 && most > std::numeric_limits<int32_t>::max())) return;
+    if (most > kSmall / each && !(alone && most <= free_bytes() / 2 / each)) return;
+    columns_ = try_reserve_room(most * index_);
+    values_ = try_reserve_room(most * value_);
+    if (!*this) {
+      columns_.reset();
+      return;
+    }
+    large_pages(columns_.get(), most * index_);
+    large_pages(values_.get(), most * value_);
   }
-}
+
+  explicit operator bool() const { return columns_ && values_; }
+
+  Output fill(Product& product, Tensor crow, const Optional& like) {
+    Args& args = product.args;
+    args.col = columns_.get();
+    args.values = like ? values_.get() : nullptr;
+    product.each_task([&](Task& t, void* scratch) {
+      t.at = args.work[t.begin];
+      product.kernel().fill(args, t, scratch);
+    });
+    args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
+    for (const Task& t : product.tasks) {
+      move(columns_, t, args.work[t.begin], index_);
+      move(values_, t, args.work[t.begin], value_);
+    }
+    Output c{crow, adopt(std::move(columns_), args.nnz, index_, dtype_code(crow)), {}};
+    if (like) c.values = adopt(std::move(values_), args.nnz, value_, dtype_code(*like));
+    return c;
+  }
+
+ private:
+  static void move(const Memory& memory, const Task& t, int64_t from, int64_t each) {
+    if (t.at != from) std::memmove(memory.get() + t.at * each, memory.get() + from * each, t.count * each);
+  }
+
+  int64_t index_, value_;
+  Memory columns_{nullptr, &std::free}, values_{nullptr, &std::free};
+};
 
 // C whole, or its columns alone.
 Output multiply(const Tensor& a_crow, const Tensor& a_col, const Optional& a_values, const Tensor& b_crow,
                 const Tensor& b_col, const Optional& b_values, int64_t n, bool sorted, int64_t memory) {
-  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
+  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n, memory);
   Args& args = product.args;
   args.sorted = sorted;
-  const int64_t each = dtype_bytes(args.a.index) + (a_values ? dtype_bytes(args.a.value) : 0);
-  const bool small = memory == 0 && product.products() <= kOnePass / each;
-  product.plan(memory, !small);
+  Room room(product, args, a_values.has_value());
+  product.plan(!room);
   Output c{empty(args.a.index, {args.a.n + 1}), {}, {}};
   args.crow = c.crow.mutable_data_ptr();
-  if (small) {
-    one_pass(product, c, a_values);
-    return c;
-  }
+  if (room) return room.fill(product, c.crow, a_values);
   args.counted = true;
   product.each_task([&](Task& t, void* scratch) { product.kernel().count(args, t, scratch); });
   args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
@@ -231,13 +270,13 @@ std::tuple<Tensor, Tensor> pattern(const Tensor& a_crow, const Tensor& a_col, co
 Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
               const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col, int64_t n,
               int64_t memory, bool /*deterministic: always*/) {
-  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
+  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n, memory);
   Args& args = product.args;
   const CsrView c = product.like_c(crow, col, n);
   args.nnz = c.nnz;
   args.crow = const_cast<void*>(c.crow);
   args.col = const_cast<void*>(c.col);
-  product.plan(memory, true);
+  product.plan(true);
   const Tensor sums = empty_like_dtype(a_values, {c.nnz});
   args.values = sums.mutable_data_ptr();
   std::atomic<int64_t> bad{-1};
@@ -257,7 +296,7 @@ Tensor values(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
 Tensor gradient(bool of_a, const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values, const Tensor& b_crow,
                 const Tensor& b_col, const Tensor& b_values, const Tensor& crow, const Tensor& col, const Tensor& grad,
                 int64_t n) {
-  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n);
+  Product product(a_crow, a_col, a_values, b_crow, b_col, b_values, n, 0);
   const Args& args = product.args;
   CsrView g = product.like_c(crow, col, n);
   g.values = values_of(grad, g, kG, g.value);

@@ -14,6 +14,7 @@
 // per 64 columns. Ways through a row, by its products and the width n (thresholds: spgemm_scratch.h):
 //   words   a table of all n / 64 words; wide tables are met window by window
 //   hash    a table of the row's own words, for rows so short that to scan all words would cost more
+//   list    of its columns as it meets them, by a stamp for each column, then sorted; staged and dense, where short
 // and through its sums:
 //   dense   one sum a column, where these fit the second cache
 //   staged  dense; products are first laid side by side, which spares the branch at the end of each short row
@@ -75,12 +76,14 @@ struct Found {
 struct Kernel {
   const char* name;
   cpu::Isa isa;
-  // Checks rows [begin, end) of B and lists their words. Returns -1 or a bad row.
-  int64_t (*open_b)(const Args&, int64_t begin, int64_t end, Found&);
-  // Checks rows of A and counts their products into work[row + 1]. Returns -1 or a bad row.
+  // Checks rows of A and counts their products into work[row + 1]; B's offsets may be wild. Returns -1 or a bad row.
   int64_t (*open_a)(const Args&, int64_t begin, int64_t end);
-  // Sets sums, window and most_hashed, for at most `bytes` of scratch; returns the scratch's bytes. Needs
-  // `words` listed in all, and the longest row's products.
+  // Whether the ways that work leads to read B's words; else args.words may be null, where no row is cut.
+  bool (*needs_words)(const Args&);
+  // Checks rows [begin, end) of B and lists their words, if there is room for these. Returns -1 or a bad row.
+  int64_t (*open_b)(const Args&, int64_t begin, int64_t end, Found&);
+  // Sets sums, window and most_hashed, for at most `bytes` of scratch (no bound without words); returns the scratch's
+  // bytes. Needs `words` listed in all, and the longest row's products.
   int64_t (*plan)(Args&, int64_t words, int64_t longest, int64_t bytes);
   // Nonzeros of C's rows into crow[row + 1], and the task's. scratch: zeros at first, then only given back.
   void (*count)(const Args&, Task&, void* scratch);

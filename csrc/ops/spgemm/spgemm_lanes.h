@@ -43,6 +43,33 @@ constexpr bool kReal<double> = true;
 constexpr int64_t kNeverThick = 65;
 
 struct PlainLanes {
+  // Most products of a row that is listed, most columns that unlist() takes; the others are marked as bits.
+  static constexpr int64_t kListed = 64, kSorted = 32;
+  static constexpr int64_t kMerged = 0;  // most products of a row that merge() takes from where they are staged
+  // Moves list[0, count) to col and its sums to out; by ranks, which need no branch, if sorted.
+  template <int64_t kWidth, class T, class Index>
+  static void unlist_in(const int32_t* list, int64_t count, T* sums, Index* col, T* out) {
+    int32_t keys[kWidth], ranks[kWidth] = {};
+    for (int64_t j = 0; j < kWidth; ++j) keys[j] = j < count ? list[j] : INT32_MAX;
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t key = list[i];
+      for (int64_t j = 0; j < kWidth; ++j) ranks[j] += keys[j] > key;
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      col[ranks[j]] = static_cast<Index>(keys[j]);
+      if constexpr (kValues<T>) {
+        out[ranks[j]] = sums[keys[j]];
+        sums[keys[j]] = T{};
+      }
+    }
+  }
+  template <class T, class Index>
+  static void unlist(const int32_t* list, int64_t count, bool /*sorted*/, T* sums, Index* col, T* out) {
+    if (count <= 8) unlist_in<8>(list, count, sums, col, out);
+    else if (count <= 16) unlist_in<16>(list, count, sums, col, out);
+    else unlist_in<32>(list, count, sums, col, out);
+  }
+
   // Bits a word of B needs on average for Sums::thick.
   static constexpr int64_t thick_bits(Dtype) { return kNeverThick; }
   template <class T>

@@ -15,9 +15,34 @@ struct Rows {
   explicit Rows(const CsrView& w) : crow(static_cast<const Index*>(w.crow)), col(static_cast<const Index*>(w.col)) {}
 };
 
+inline uint32_t bare(int32_t c) { return static_cast<uint32_t>(c); }
+inline uint64_t bare(int64_t c) { return static_cast<uint64_t>(c); }
+
+// Whether rows [begin, end) of B are right, by vectors and without a branch at the end of each row.
+template <class Index>
+bool check_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) {
+  const Rows<Index> b(a.b);
+  const int64_t from = b.crow[begin], to = b.crow[end];
+  if (from < 0 || from > to || to > a.b.nnz) return false;
+  const auto width = bare(static_cast<Index>(a.b.k));
+  Index wrong = 0, drops = 0, allowed = 0;  // columns may drop where a row begins
+  for (int64_t row = begin; row < end; ++row) wrong |= b.crow[row] > b.crow[row + 1];
+  for (int64_t q = from; q < to; ++q) wrong |= bare(b.col[q]) >= width;
+  if (wrong) return false;
+  for (int64_t q = from + 1; q < to; ++q) drops += b.col[q] <= b.col[q - 1];
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t q = b.crow[row];
+    allowed += q > from && q < b.crow[row + 1] && b.col[q] <= b.col[q - 1];
+  }
+  found.strict &= drops == allowed;
+  return true;
+}
+
 template <class Index>
 int64_t open_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) {
   const Rows<Index> b(a.b);
+  const bool listed = a.words.word != nullptr;
+  if (!listed && check_rows_of_b<Index>(a, begin, end, found)) return -1;
   const uint64_t width = static_cast<uint64_t>(a.b.k);
   bool strict = true;
   int64_t words = 0;
@@ -35,9 +60,11 @@ int64_t open_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) 
       word = c >> 6;
       at += other;
       bits = (other ? 0 : bits) | uint64_t{1} << (c & 63);
+      if (!listed) continue;
       a.words.word[at] = static_cast<int32_t>(word);
       a.words.bits[at] = bits;
     }
+    if (!listed) continue;
     a.words.count[row] = at + 1 - from;
     words += at + 1 - from;
   }
@@ -46,20 +73,46 @@ int64_t open_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) 
   return -1;
 }
 
+// The first of rows [begin, end) of A that is bad.
+template <class Index>
+int64_t bad_row_of_a(const Args& a, int64_t begin, int64_t end) {
+  const Rows<Index> m(a.a);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = m.crow[row], to = m.crow[row + 1];
+    if (from < 0 || from > to || to > a.a.nnz) return row;
+    for (int64_t p = from; p < to; ++p)
+      if (bare(m.col[p]) >= bare(static_cast<Index>(a.b.n))) return row;
+  }
+  return -1;
+}
+
+// B's offsets are not checked yet. Short rows are summed by differences of a running sum, so that none ends in a
+// branch.
 template <class Index>
 int64_t open_rows_of_a(const Args& a, int64_t begin, int64_t end) {
   const Rows<Index> m(a.a), b(a.b);
   const uint64_t height = static_cast<uint64_t>(a.b.n);
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t from = m.crow[row], to = m.crow[row + 1];
-    if (from < 0 || from > to || to > a.a.nnz) return row;
-    int64_t products = 0;
+  uint64_t before[kStage + 1];  // products before each element; offsets may be wild, and wrap
+  before[0] = 0;
+  for (int64_t row = begin, next; row < end; row = next) {
+    const int64_t from = m.crow[row];
+    if (from < 0 || from > a.a.nnz) return row;
+    for (next = row; next < end && m.crow[next + 1] >= m.crow[next] && m.crow[next + 1] <= from + kStage;) ++next;
+    const bool alone = next == row;
+    next += alone;
+    const int64_t to = m.crow[next];
+    if (from > to || to > a.a.nnz) return bad_row_of_a<Index>(a, row, next);
+    uint64_t products = 0;
     for (int64_t p = from; p < to; ++p) {
       const int64_t k = m.col[p];
-      if (static_cast<uint64_t>(k) >= height) return row;
-      products += b.crow[k + 1] - b.crow[k];
+      if (static_cast<uint64_t>(k) >= height) return bad_row_of_a<Index>(a, row, next);
+      products += static_cast<uint64_t>(b.crow[k + 1]) - static_cast<uint64_t>(b.crow[k]);
+      if (!alone) before[p - from + 1] = products;
     }
-    a.work[row + 1] = products;
+    if (alone) a.work[next] = static_cast<int64_t>(products);
+    else
+      for (int64_t r = row; r < next; ++r)
+        a.work[r + 1] = static_cast<int64_t>(before[m.crow[r + 1] - from] - before[m.crow[r] - from]);
   }
   return -1;
 }
@@ -242,22 +295,52 @@ struct Row {
     flush(staged);
   }
 
-  // How many columns the row has, by stamps.
-  template <class Lanes>
-  int64_t count_staged(const Scratch& s) const {
+  // A row's own stamp.
+  unsigned char stamp(const Scratch& s) const {
     if (++*s.stamp == 256) {
       std::memset(s.met, 0, static_cast<size_t>(64 * width));
       *s.stamp = 1;
     }
-    const unsigned char stamp = static_cast<unsigned char>(*s.stamp);
+    return static_cast<unsigned char>(*s.stamp);
+  }
+
+  // How many of columns[0, count) are new to the row of `stamp`.
+  static int64_t count_new(const Scratch& s, const int32_t* columns, int64_t count, unsigned char stamp) {
     int64_t found = 0;
-    stage<Lanes, None>(s, [&](int64_t count) {
-      for (int64_t j = 0; j < count; ++j) {
-        unsigned char& met = s.met[s.columns[j]];
-        found += met != stamp;
-        met = stamp;
-      }
-    });
+    for (int64_t j = 0; j < count; ++j) {
+      unsigned char& met = s.met[columns[j]];
+      found += met != stamp;
+      met = stamp;
+    }
+    return found;
+  }
+
+  // How many columns the row has.
+  template <class Lanes>
+  int64_t count_staged(const Scratch& s) const {
+    const unsigned char own = stamp(s);
+    int64_t found = 0;
+    stage<Lanes, None>(s, [&](int64_t count) { found += count_new(s, s.columns, count, own); });
+    return found;
+  }
+
+  // Adds staged products [from, from + count), which are all of the row; lists their columns as they are met, and
+  // returns how many.
+  template <class T>
+  int64_t sum_listed(const Scratch& s, int64_t from, int64_t count) const {
+    const T *const factors = static_cast<const T*>(s.factors), *const elements = static_cast<const T*>(s.elements);
+    const int32_t* const columns = s.columns;
+    int32_t* const list = s.listed;
+    unsigned char *const met = s.met, own = stamp(s);
+    T* const sums = static_cast<T*>(s.sums);
+    int64_t found = 0;
+    for (int64_t j = from; j < from + count; ++j) {
+      const int64_t c = columns[j];
+      list[found] = static_cast<int32_t>(c);
+      found += met[c] != own;
+      met[c] = own;
+      if constexpr (kValues<T>) sums[c] = madd(factors[j], elements[j], sums[c]);
+    }
     return found;
   }
 
@@ -310,6 +393,32 @@ struct Row {
     return found;
   }
 };
+
+// Lays the products of rows [row, stop), at most kStage, side by side. Alone in its function: inlined where rows are
+// filled, half of its instructions saved and fetched registers.
+template <class Lanes, class T, class Index>
+[[gnu::noinline]] void stage_rows(const Args& a, int64_t row, int64_t stop, const Scratch& s) {
+  const Rows<Index> m(a.a), b(a.b);
+  const T *const x = static_cast<const T*>(a.a.values), *const y = static_cast<const T*>(a.b.values);
+  const Row<Index, false> fetched(a, row, 0, 0);
+  int32_t* columns = s.columns;
+  T *factors = static_cast<T*>(s.factors), *elements = static_cast<T*>(s.elements);
+  const int64_t end = m.crow[stop], sure = end + kAhead <= a.a.nnz ? end : a.a.nnz - kAhead;
+  const auto lay = [&](int64_t p) {
+    const int64_t k = m.col[p], q = b.crow[k], count = b.crow[k + 1] - q;
+    Lanes::stage(b.col + q, y + q * kValues<T>, kValues<T> ? x[p * kValues<T>] : T{}, count, columns, factors,
+                 elements);
+    columns += count;
+    factors += count * kValues<T>;
+    elements += count * kValues<T>;
+  };
+  int64_t p = m.crow[row];
+  for (; p < sure; ++p) {
+    fetched.template fetch_elements<T>(b.crow[m.col[p + kAhead]]);
+    lay(p);
+  }
+  for (; p < end; ++p) lay(p);
+}
 
 }  // namespace
 }  // namespace sparsecore::spgemm

@@ -5,7 +5,8 @@
 //   base  [window]       where a word's columns begin     order [2 * most_hashed]  word << 32 | slot
 //   list  [window + 16]  words with columns               sums  [64 * window]      all but ranks
 //   met   [64 * window]  stamp of the last row that met a column; stamp, the row's own, 1 to 255
-//   columns, factors, elements [kStage + 16]  products side by side, for Sums::staged
+//   columns, factors, elements [kStage + 64]  products side by side; met, these and listed: Sums::staged and dense
+//   listed [kStage + 16]  columns of a row as it met them
 #pragma once
 #include "ops/spgemm/spgemm_lanes.h"
 
@@ -17,7 +18,7 @@ namespace {
 constexpr int64_t kDenseBytes = 1 << 20;
 // Products that are staged before they are summed.
 constexpr int64_t kStage = 512;
-// Products are staged where the rows of B that they come from are shorter than this on average.
+// Rows of any length are staged where the rows of B that they come from are shorter than this on average.
 constexpr int64_t kShort = 8;
 // A row is hashed when it has fewer products than this share of the words a scan would meet.
 constexpr int64_t kScanned = 16;
@@ -31,9 +32,12 @@ inline int64_t slot_count(int64_t products) {
   return slots;
 }
 
+// Whether short rows are lists of columns as they are met.
+inline bool lists_rows(const Args& a) { return a.sums == Sums::staged || a.sums == Sums::dense; }
+
 struct Scratch {
   uint64_t *bits, *slot_bits, *order, *stamp;
-  int32_t *base, *list, *key, *slot_base, *columns;
+  int32_t *base, *list, *key, *slot_base, *columns, *listed;
   unsigned char* met;
   void *sums, *factors, *elements;
   int64_t bytes;
@@ -55,31 +59,40 @@ struct Scratch {
     slot_base = static_cast<int32_t*>(part(4 * slots));
     const int64_t bytes_each = a.a.values ? dtype_bytes(a.a.value) : 0;
     sums = part(a.sums == Sums::ranks ? 0 : 64 * a.window * bytes_each);
-    const bool staged = a.sums == Sums::staged;
+    const bool staged = lists_rows(a);
     stamp = static_cast<uint64_t*>(part(8));
     met = static_cast<unsigned char*>(part(staged ? 64 * a.window : 0));
-    columns = static_cast<int32_t*>(part(staged ? 4 * (kStage + 16) : 0));
-    factors = part(staged ? (kStage + 16) * bytes_each : 0);
-    elements = part(staged ? (kStage + 16) * bytes_each : 0);
+    columns = static_cast<int32_t*>(part(staged ? 4 * (kStage + 64) : 0));
+    listed = static_cast<int32_t*>(part(staged ? 4 * (kStage + 16) : 0));
+    factors = part(staged ? (kStage + 64) * bytes_each : 0);
+    elements = part(staged ? (kStage + 64) * bytes_each : 0);
   }
 };
 
+inline bool fits_dense(const Args& a) {
+  return 64 * word_count(a.b.k) <= kDenseBytes && a.b.k * (a.a.values ? dtype_bytes(a.a.value) : 0) <= kDenseBytes;
+}
+inline bool needs_words(const Args& a) { return !fits_dense(a) || a.work[a.a.n] >= kShort * a.a.nnz; }
+
 template <class Lanes>
 int64_t plan(Args& a, int64_t words, int64_t longest, int64_t bytes) {
-  const int64_t all = word_count(a.b.k), width = a.b.k * (a.a.values ? dtype_bytes(a.a.value) : 0);
+  const int64_t all = word_count(a.b.k);
   a.sums = Sums::ranks;
-  if (64 * all <= kDenseBytes && width <= kDenseBytes)
+  if (!a.words.word) a.sums = Sums::staged;
+  else if (fits_dense(a))
     a.sums = a.strict && a.b.nnz >= Lanes::thick_bits(a.a.value) * words ? Sums::thick
-             : a.work[a.a.n] < kShort * a.a.nnz                          ? Sums::staged
-                                                                         : Sums::dense;
+             : needs_words(a)                                            ? Sums::dense
+                                                                         : Sums::staged;
   a.window = all;
-  a.most_hashed = longest < all / kScanned ? longest : all / kScanned;
+  const int64_t most_hashed = longest < all / kScanned ? longest : all / kScanned;
+  a.most_hashed = lists_rows(a) ? 0 : most_hashed;
   int64_t need = Scratch(a, nullptr).bytes;
-  if (need > bytes) {  // sums first, then narrower windows
+  if (need > bytes && a.words.word) {  // sums first, then narrower windows
     a.sums = Sums::ranks;
+    a.most_hashed = most_hashed;
     need = Scratch(a, nullptr).bytes;
   }
-  while (need > bytes && a.window > 16) {
+  while (need > bytes && a.window > 16 && a.words.word) {
     a.window = (a.window + 1) / 2;
     if (a.most_hashed > a.window / kScanned) a.most_hashed = a.window / kScanned;
     need = Scratch(a, nullptr).bytes;

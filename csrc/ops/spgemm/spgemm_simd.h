@@ -24,6 +24,16 @@ bool is_scaled(const Args& a, const Rows<Index>& m, int64_t row) {
   return a.strict && m.crow[row + 1] - m.crow[row] == 1;
 }
 
+// Past the last of rows from `row` on that are lists of columns and lie staged together, so that no
+// row waits for its own stores.
+template <class Lanes>
+int64_t listed_end(const Args& a, const Task& t, int64_t row) {
+  int64_t stop = row;
+  if (!lists_rows(a) || t.word_end > 0 || a.window != word_count(a.b.k)) return stop;
+  while (stop < t.end && products_of(a, stop) <= Lanes::kListed && a.work[stop + 1] - a.work[row] <= kStage) ++stop;
+  return stop;
+}
+
 template <class Lanes, class Index>
 void count(const Args& a, Task& t, void* memory) {
   const Scratch s(a, memory);
@@ -32,7 +42,19 @@ void count(const Args& a, Task& t, void* memory) {
   const int64_t all = word_count(a.b.k);
   const bool part = t.word_end > 0;
   t.count = 0;
-  for (int64_t row = t.begin; row < t.end; ++row) {
+  for (int64_t row = t.begin; row < t.end;) {
+    const int64_t stop = listed_end<Lanes>(a, t, row);
+    if (row < stop) {
+      stage_rows<Lanes, None, Index>(a, row, stop, s);
+      for (const int32_t* columns = s.columns; row < stop; ++row) {
+        const Row<Index, false> r(a, row, 0, all);
+        const int64_t products = products_of(a, row), found = r.count_new(s, columns, products, r.stamp(s));
+        t.count += found;
+        counts[row] = static_cast<Index>(found);
+        columns += products;
+      }
+      continue;
+    }
     const int64_t products = products_of(a, row);
     int64_t found = 0;
     if (!part && (products == 0 || is_scaled(a, m, row))) {
@@ -53,6 +75,7 @@ void count(const Args& a, Task& t, void* memory) {
     }
     t.count += found;
     if (!part) counts[row] = static_cast<Index>(found);
+    ++row;
   }
 }
 
@@ -90,14 +113,11 @@ bool sum_ranks(const Row<Index, Clip>& r, const Scratch& s, int64_t count, T* ou
   return r.template sum_ranks<Checked>(s, out);
 }
 
-// Columns and sums of the row's window; returns how many.
+// Columns and sums of the row's window from the bits in `range`; returns how many.
 template <class Lanes, class T, class Index, bool Clip>
-int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* out) {
+int64_t fill_marked(const Row<Index, Clip>& r, const Scratch& s, typename Row<Index, Clip>::Range range, Index* col,
+                    T* out) {
   const bool ranks = r.a.sums == Sums::ranks;
-  typename Row<Index, Clip>::Range range{0, r.width};
-  if (ranks) r.template sum_dense<false, Lanes, None>(s, range);
-  else if (Clip || r.a.sums != Sums::staged) r.template sum_dense<false, Lanes, T>(s, range);
-  else r.template sum_staged<false, Lanes, T>(s);
   const int64_t touched = Lanes::touched(s.bits + range.lo, range.hi - range.lo, s.list);
   int64_t found = 0;
   for (int64_t i = 0; i < touched; ++i) {
@@ -113,6 +133,32 @@ int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* 
   }
   for (int64_t i = 0; i < touched; ++i) s.bits[s.list[i]] = 0;
   return found;
+}
+
+template <class Lanes, class T, class Index, bool Clip>
+int64_t fill_window(const Row<Index, Clip>& r, const Scratch& s, Index* col, T* out) {
+  typename Row<Index, Clip>::Range range{0, r.width};
+  if (r.a.sums == Sums::ranks) r.template sum_dense<false, Lanes, None>(s, range);
+  else if (Clip || r.a.sums != Sums::staged) r.template sum_dense<false, Lanes, T>(s, range);
+  else r.template sum_staged<false, Lanes, T>(s);
+  return fill_marked<Lanes>(r, s, range, col, out);
+}
+
+// The same for a whole row, whose products lie staged.
+template <class Lanes, class T, class Index>
+int64_t fill_listed(const Row<Index, false>& r, const Scratch& s, int64_t from, int64_t products, Index* col, T* out) {
+  if constexpr (Lanes::kMerged > 0 && (kReal<T> || !kValues<T>)) {
+    if (products <= Lanes::kMerged)
+      return Lanes::merge(s.columns + from, static_cast<const T*>(s.factors) + from * kValues<T>,
+                          static_cast<const T*>(s.elements) + from * kValues<T>, products, col, out);
+  }
+  const int64_t count = r.template sum_listed<T>(s, from, products);
+  if (count <= Lanes::kSorted) {
+    Lanes::unlist(s.listed, count, r.a.sorted, static_cast<T*>(s.sums), col, out);
+    return count;
+  }
+  for (int64_t j = 0; j < count; ++j) s.bits[s.listed[j] >> 6] |= uint64_t{1} << (s.listed[j] & 63);
+  return fill_marked<Lanes>(r, s, {0, r.width}, col, out);
 }
 
 template <class Lanes, class T, class Index>
@@ -143,7 +189,20 @@ void fill(const Args& a, Task& t, void* memory) {
   const int64_t all = word_count(a.b.k);
   const bool part = t.word_end > 0;
   t.count = 0;
-  for (int64_t row = t.begin; row < t.end; ++row) {
+  for (int64_t row = t.begin; row < t.end;) {
+    const int64_t stop = listed_end<Lanes>(a, t, row), first = a.work[row];
+    if (row < stop) {
+      stage_rows<Lanes, T, Index>(a, row, stop, s);
+      for (; row < stop; ++row) {
+        const int64_t at = t.at + t.count;
+        const int64_t found =
+            fill_listed<Lanes>(Row<Index, false>(a, row, 0, all), s, a.work[row] - first, products_of(a, row),
+                               static_cast<Index*>(a.col) + at, static_cast<T*>(a.values) + (kValues<T> ? at : 0));
+        t.count += found;
+        if (!a.counted) counts[row] = static_cast<Index>(found);
+      }
+      continue;
+    }
     const int64_t products = products_of(a, row), at = t.at + t.count;
     Index* const col = static_cast<Index*>(a.col) + at;
     T* const out = static_cast<T*>(a.values) + (kValues<T> ? at : 0);
@@ -169,6 +228,7 @@ void fill(const Args& a, Task& t, void* memory) {
     }
     t.count += found;
     if (!a.counted) counts[row] = static_cast<Index>(found);
+    ++row;
   }
 }
 
@@ -230,6 +290,7 @@ int64_t values(const Args& a, const Task& t, void* memory) {
     const int64_t count = to - from, most = count > products ? count : products;
     const Index* col = c.col + from;
     T* out = static_cast<T*>(a.values) + from;
+    if (most == 0) continue;
     if (!part && most <= a.most_hashed) {
       if (!values_hashed(Row<Index, false>(a, row, 0, all), s, col, count, most, out)) return row;
     } else if (!part && a.window == all) {
@@ -255,13 +316,14 @@ template <class Lanes>
 constexpr Kernel kernel_of(const char* name, cpu::Isa isa) {
   return {name,
           isa,
-          [](const Args& a, int64_t begin, int64_t end, Found& found) {
-            return a.a.index == Dtype::i32 ? open_rows_of_b<int32_t>(a, begin, end, found)
-                                           : open_rows_of_b<int64_t>(a, begin, end, found);
-          },
           [](const Args& a, int64_t begin, int64_t end) {
             return a.a.index == Dtype::i32 ? open_rows_of_a<int32_t>(a, begin, end)
                                            : open_rows_of_a<int64_t>(a, begin, end);
+          },
+          needs_words,
+          [](const Args& a, int64_t begin, int64_t end, Found& found) {
+            return a.a.index == Dtype::i32 ? open_rows_of_b<int32_t>(a, begin, end, found)
+                                           : open_rows_of_b<int64_t>(a, begin, end, found);
           },
           plan<Lanes>,
           [](const Args& a, Task& t, void* scratch) {

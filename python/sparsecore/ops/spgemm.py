@@ -10,7 +10,7 @@ from .spmm_csr import row_indices
 
 def _one_index(*arrays: Tensor) -> tuple[Tensor, ...]:
     """int32 arrays as they are; all int64 where one of them is."""
-    if any(t.dtype is torch.int64 for t in arrays) and any(t.dtype is torch.int32 for t in arrays):
+    if {t.dtype for t in arrays} == {torch.int32, torch.int64}:
         return tuple(t.long() if t.dtype is torch.int32 else t for t in arrays)
     return arrays
 
