@@ -176,7 +176,7 @@ class InCache:
         return cls(rows, (made[0], made[1]))
 
     def us(self, times: Sequence[timing.Times], n: int) -> float | None:
-        """Of n rows, by the fastest tenths, since it serves as a limit; None where the quarter took as long."""
+        """Of n rows, by the fastest tenths, being a limit; None where the quarter took as long."""
         more, fewer = (t.summary()["p10"] for t in times)
         return (more - fewer) * n / (self.rows[0] - self.rows[1]) if more > fewer else None
 
