@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
-OBJECTS = ROOT / "build" / "editable" / "CMakeFiles" / "sparsecore_kernels.dir" / "csrc"
+OBJECTS = ROOT / "build" / "package" / "CMakeFiles" / "sparsecore_kernels.dir" / "csrc"
 
 C_STD = r"<c[a-z]+>"
 CXX_STD = r"<[a-z_]+>"
