@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by an environment that holds an installed wheel and no compiler: import, doctor, both formats."""
+"""Run by an environment that holds an installed wheel and no compiler: import, doctor, both formats, a sparse product."""
 
 import platform
 import shutil
@@ -29,6 +29,12 @@ for m in (1, 5, 64):
     for form in (sparsecore.Csr, sparsecore.Bitmap):
         y = sparsecore.linear(x, form.from_dense(dense))
         assert (y - exact).abs().le(bound).all(), f"{form.__name__}, m={m}"
+
+a = sparsecore.Csr.from_dense(dense)
+b = sparsecore.Csr.from_dense(dense.T.contiguous())
+exact = dense.double() @ dense.double().T
+bound = 2.0**-23 * k * (dense.double().abs() @ dense.double().abs().T)
+assert (sparsecore.spgemm(a, b).to_dense() - exact).abs().le(bound).all(), "spgemm"
 
 cuda = [p for folder in sparsecore.__path__ for p in Path(folder).glob("lib/libsparsecore_cuda.so")]
 if torch.version.cuda and cuda:  # loads without a device, though nothing can run
