@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by an environment that holds an installed wheel and no compiler: import, doctor, both formats, spgemm."""
+"""Run by an environment that holds an installed wheel and no compiler: import, doctor, formats, spgemm."""
 
 import platform
 import shutil
