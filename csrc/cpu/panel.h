@@ -38,7 +38,8 @@ inline const float* widen_all(const void* base, Dtype d, int64_t begin, int64_t 
   return out;
 }
 
-// The same where out has room for kWiden more, of `size` elements in all: no scalar tail but at the very end. XXX
+// The same of `size` elements in all, where out has room for kWiden more: a scalar tail at the very end alone. bf16,
+// AVX-512, paired medians: -2 to -5 % at m = 4, 16 and 256, 90 %.
 inline const float* widen_past(const void* base, Dtype d, int64_t begin, int64_t count, int64_t size, float* out) {
   const int64_t up = (count + kWiden - 1) / kWiden * kWiden;
   return widen_all(base, d, begin, begin + up <= size ? up : count, out);
@@ -221,7 +222,7 @@ inline void panel_rows(int64_t width, const RowList* rows, int64_t count, const 
 // y[first + i, row + r] = strip[r][i] * scale + bias for the `live` rows of x that the panel holds.
 inline void store_strip(const Linear& a, const float* scales, const float* strip, int64_t width, int64_t first,
                         int64_t live, int64_t row, int64_t count) {
-  constexpr int64_t kRows = 256;  // of y at once, so that what is written goes on for a KB: XXX
+  constexpr int64_t kRows = 256;  // of W, a KB of y; 16: +2 to +7 % at m = 256, 90 %, +30 % at k = 512
   for (int64_t r0 = 0; r0 < count; r0 += kRows) {
     const int64_t some = count - r0 < kRows ? count - r0 : kRows;
     float scale[kRows], bias[kRows];
@@ -285,7 +286,8 @@ inline Plan rows_plan(const Linear& a) {
 
 // Rows [begin, end) of W against at most T rows of x, a row at a time: each step's list is met while L1
 // has it. Blocks of columns whose x stays in L1 too cost more: m = 4 to 16 at 70 to 90 %, AVX-512, cold, 1.0 to 1.3
-// times as long by bitmap, 1.3 to 1.8 by CSR, with the next piece and the next rows asked for ahead. Returns -1 or a row that the decoder refuses. The decoder has
+// times as long by bitmap, 1.3 to 1.8 by CSR, with the next piece and the next rows asked for ahead.
+// Returns -1 or a row that the decoder refuses. The decoder has
 //   bool step(row, Cursor&, values, cols, RowList&)  the next piece of a row, kStep elements at most; a
 //     fresh cursor starts the row; false: broken
 //   bool done(row, Cursor)  the row has been met, and close(row, at), as below
