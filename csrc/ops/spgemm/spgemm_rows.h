@@ -15,8 +15,8 @@ struct Rows {
   explicit Rows(const CsrView& w) : crow(static_cast<const Index*>(w.crow)), col(static_cast<const Index*>(w.col)) {}
 };
 
-inline uint32_t bare(int32_t c) { return static_cast<uint32_t>(c); }
-inline uint64_t bare(int64_t c) { return static_cast<uint64_t>(c); }
+inline uint32_t as_unsigned(int32_t c) { return static_cast<uint32_t>(c); }
+inline uint64_t as_unsigned(int64_t c) { return static_cast<uint64_t>(c); }
 
 // Whether rows [begin, end) of B are right, by vectors and without a branch at the end of each row.
 template <class Index>
@@ -24,10 +24,10 @@ bool check_rows_of_b(const Args& a, int64_t begin, int64_t end, Found& found) {
   const Rows<Index> b(a.b);
   const int64_t from = b.crow[begin], to = b.crow[end];
   if (from < 0 || from > to || to > a.b.nnz) return false;
-  const auto width = bare(static_cast<Index>(a.b.k));
+  const auto width = as_unsigned(static_cast<Index>(a.b.k));
   Index wrong = 0, drops = 0, allowed = 0;  // columns may drop where a row begins
   for (int64_t row = begin; row < end; ++row) wrong |= b.crow[row] > b.crow[row + 1];
-  for (int64_t q = from; q < to; ++q) wrong |= bare(b.col[q]) >= width;
+  for (int64_t q = from; q < to; ++q) wrong |= as_unsigned(b.col[q]) >= width;
   if (wrong) return false;
   for (int64_t q = from + 1; q < to; ++q) drops += b.col[q] <= b.col[q - 1];
   for (int64_t row = begin; row < end; ++row) {
@@ -81,7 +81,7 @@ int64_t bad_row_of_a(const Args& a, int64_t begin, int64_t end) {
     const int64_t from = m.crow[row], to = m.crow[row + 1];
     if (from < 0 || from > to || to > a.a.nnz) return row;
     for (int64_t p = from; p < to; ++p)
-      if (bare(m.col[p]) >= bare(static_cast<Index>(a.b.n))) return row;
+      if (as_unsigned(m.col[p]) >= as_unsigned(static_cast<Index>(a.b.n))) return row;
   }
   return -1;
 }
