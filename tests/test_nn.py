@@ -3,12 +3,15 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import tiny
 import torch
+from functorch.compile import make_boxed_func
 from sparsecore.formats import Bitmap, Csr
 from sparsecore.nn import SparseLinear, sparsify_
+from torch._dynamo.backends.common import aot_autograd
 
 FORMATS = ["csr", "bitmap"]
 
@@ -124,6 +127,43 @@ def test_compiles_without_a_graph_break(format: str) -> None:
         torch.testing.assert_close(compiled(x), sparse(x))
     sparse.load_state_dict(SparseLinear.from_linear(_layer(density=0.5, seed=3), format=format).state_dict())
     torch.testing.assert_close(compiled(x), sparse(x))
+
+
+def _graph_of(module: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """What the compiled module gives, and the code of the graph that was traced."""
+    code = []
+
+    def keep(graph: torch.fx.GraphModule, _inputs: list) -> Callable:
+        code.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    y = torch.compile(module, fullgraph=True, backend=aot_autograd(fw_compiler=keep))(x)
+    return y, "".join(code)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_graph_without_gradients_takes_the_op_without_a_formula(format: str) -> None:
+    frozen = SparseLinear.from_linear(_layer(), format=format)
+    x = torch.randn(4, 70)
+    assert f"sparsecore._spmm_{format}." in _graph_of(frozen, x)[1]
+    before = torch.nn.Linear(70, 70)
+    model = torch.nn.Sequential(before, frozen)
+    with torch.no_grad():
+        assert f"sparsecore._spmm_{format}." in _graph_of(model, x)[1]
+    # The weight is frozen, what it meets is not.
+    y, code = _graph_of(model, x)
+    assert f"sparsecore.spmm_{format}." in code
+    (wanted,) = torch.autograd.grad((model(x) ** 2).sum(), [before.weight])
+    (found,) = torch.autograd.grad((y**2).sum(), [before.weight])
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_exported_graph_keeps_the_formula(format: str) -> None:
+    frozen = SparseLinear.from_linear(_layer(), format=format)
+    exported = torch.export.export(frozen, (torch.randn(4, 70),))
+    assert f"sparsecore.spmm_{format}." in exported.graph_module.code
 
 
 def test_bad_arguments_are_named() -> None:

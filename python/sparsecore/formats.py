@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .arguments import wants_grad
 from .ops import bitmap_from_csr, bitmap_from_dense, bitmap_to_csr, bitmap_to_dense, spmm_bitmap, spmm_csr
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,16 +36,6 @@ def _dense_2d(w: Tensor, dtype: torch.dtype | None, allowed: tuple[torch.dtype, 
     dtype = dtype or w.dtype
     _require(dtype in allowed, f"dtype: must be one of {allowed}, not {dtype}")
     return dtype
-
-
-def _needs_grad(x: Tensor, values: Tensor, extra: Tensor | None) -> bool:
-    # Traced graphs always take the differentiable op; eager calls without a gradient take the one
-    # without an autograd formula, which saves 10 us of Python.
-    if torch.compiler.is_compiling():
-        return True
-    return torch.is_grad_enabled() and (
-        x.requires_grad or values.requires_grad or (extra is not None and extra.requires_grad)
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +249,7 @@ class Csr(_Format):
         self._check_x(x)
         args = (x, self.crow_indices, self.col_indices, self.values, bias)
         if out is None:
-            if _needs_grad(x, self.values, bias):
+            if wants_grad(x, self.values, bias):
                 return torch.ops.sparsecore.spmm_csr.default(*args)
             return torch.ops.sparsecore._spmm_csr.default(*args)
         return spmm_csr.spmm_csr(*args, out=out)
@@ -374,7 +365,7 @@ class Bitmap(_Format):
         self._check_x(x)
         args = (x, self.bitmask, self.row_offsets, self.values, self.scales, bias)
         if out is None:
-            if _needs_grad(x, self.values, bias) or _needs_grad(x, self.values, self.scales):
+            if wants_grad(x, self.values, self.scales, bias):
                 return torch.ops.sparsecore.spmm_bitmap.default(*args)
             return torch.ops.sparsecore._spmm_bitmap.default(*args)
         return spmm_bitmap.spmm_bitmap(*args, out=out)

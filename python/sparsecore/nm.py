@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .arguments import wants_grad
 from .formats import (
     _FLOATS,
     _check_shape,
     _dense_2d,
     _either,
     _Format,
-    _needs_grad,
     _raise_value_error,
     _require,
 )
@@ -182,7 +182,7 @@ class Nm(_Format):
         self._check_x(x)
         args = (x, self.values, self.positions, self.scales, bias)
         if out is None:
-            if _needs_grad(x, self.values, bias) or _needs_grad(x, self.values, self.scales):
+            if wants_grad(x, self.values, self.scales, bias):
                 return torch.ops.sparsecore.spmm_nm.default(*args)
             return torch.ops.sparsecore._spmm_nm.default(*args)
         return spmm_nm.spmm_nm(*args, out=out)

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from ..arguments import same_device
+from ..arguments import same_device, wants_grad
 from .spmm_csr import row_indices
 
 
@@ -13,11 +13,6 @@ def _one_index(*arrays: Tensor) -> tuple[Tensor, ...]:
     if {t.dtype for t in arrays} == {torch.int32, torch.int64}:
         return tuple(t.long() if t.dtype is torch.int32 else t for t in arrays)
     return arrays
-
-
-def _smooth(*values: Tensor) -> bool:
-    # As for every op: a traced graph takes the differentiable op, an eager call only if it must.
-    return torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(v.requires_grad for v in values))
 
 
 def spgemm(
@@ -61,7 +56,7 @@ def spgemm(
             CSR, for more nonzeros than the index type counts, and for memory that is not there.
     """
     arrays = _one_index(a_crow_indices, a_col_indices, b_crow_indices, b_col_indices)
-    op = torch.ops.sparsecore.spgemm if _smooth(a_values, b_values) else torch.ops.sparsecore._spgemm
+    op = torch.ops.sparsecore.spgemm if wants_grad(a_values, b_values) else torch.ops.sparsecore._spgemm
     return op.default(*arrays[:2], a_values, *arrays[2:], b_values, n, sorted, memory, deterministic)
 
 
@@ -109,7 +104,7 @@ def values(
     )
     op = (
         torch.ops.sparsecore.spgemm_values
-        if _smooth(a_values, b_values)
+        if wants_grad(a_values, b_values)
         else torch.ops.sparsecore._spgemm_values
     )
     return op.default(*arrays[:2], a_values, *arrays[2:4], b_values, *arrays[4:], n, memory, deterministic)
