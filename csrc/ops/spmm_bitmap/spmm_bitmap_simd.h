@@ -33,12 +33,13 @@ inline const void* element(const BitmapView& w, int64_t i) {
   return static_cast<const char*>(w.values) + i * dtype_bytes(w.value);
 }
 
-inline bool offsets_ok(const BitmapView& w, int64_t row) {
-  const int64_t begin = w.row_offsets[row], end = w.row_offsets[row + 1];
-  return begin >= 0 && begin <= end && end <= w.nnz && end - begin <= w.k;
+// 0 <= begin <= end <= nnz and end - begin <= k, whatever the offsets are.
+SPARSECORE_INLINE bool offsets_ok(const BitmapView& w, int64_t row) {
+  const auto begin = static_cast<uint64_t>(w.row_offsets[row]), end = static_cast<uint64_t>(w.row_offsets[row + 1]);
+  return (begin <= end) & (end <= static_cast<uint64_t>(w.nnz)) & (end - begin <= static_cast<uint64_t>(w.k));
 }
 
-inline bool padding_ok(const BitmapView& w, int64_t row) {
+SPARSECORE_INLINE bool padding_ok(const BitmapView& w, int64_t row) {
   return w.k % 64 == 0 || bitmap_word(w.row_bits(row), w.k / 64) >> (w.k % 64) == 0;
 }
 
@@ -62,14 +63,12 @@ inline bool in_place(const BitmapView& w, int64_t row) {
   return w.row_offsets[row] >= 0 && w.row_offsets[row] <= w.nnz - row_span(w);
 }
 
-// Where expand reads a row's values: in place, or from `stage` after a check. Null: the row is bad.
-inline const void* row_values(const BitmapView& w, int64_t row, void* stage) {
-  if (!offsets_ok(w, row)) return nullptr;
-  const void* values = element(w, w.row_offsets[row]);
-  if (in_place(w, row)) return values;
+// A checked copy of a row's values with room for a step past them. Null: the row is bad.
+template <class T>
+[[gnu::cold, gnu::noinline]] inline const T* staged(const BitmapView& w, int64_t row, T* stage) {
   if (bitmap_check_row(w, row).fault != BitmapFault::none) return nullptr;
   const int64_t length = row_length(w, row);
-  if (length > 0) std::memcpy(stage, values, static_cast<size_t>(length * dtype_bytes(w.value)));
+  if (length > 0) std::memcpy(stage, element(w, w.row_offsets[row]), static_cast<size_t>(length) * sizeof(T));
   return stage;
 }
 
@@ -80,10 +79,11 @@ inline void pack_expand(const Args& a, int64_t begin, int64_t end) {
 
 // Some words of R rows of W against M rows of x: acc[(r * M + i) * width ..] += partial sums of W[r] · x[i].
 // bits[r] and values[r] point at the first word; values[r] is left past the last. `next`: bytes from what is
-// read of values and bits to what is asked for.
+// read of values and bits to what is asked for. Not inlined: among its caller's values its own spill (avx512,
+// m = 8: +20 to +40 %).
 template <class E, int R, int M>
-inline void expand_rows(const uint8_t* const* bits, const void** values, const float* x, int64_t words,
-                        int64_t next_values, int64_t next_bits, float* acc_out) {
+[[gnu::noinline]] inline void expand_rows(const uint8_t* const* bits, const void** values, const float* x,
+                                          int64_t words, int64_t next_values, int64_t next_bits, float* acc_out) {
   using T = typename E::Element;
   constexpr int C = R * M < 4 ? 2 : 1;  // sums per (r, i)
   typename Wide::reg acc[R][M][C];
@@ -144,32 +144,52 @@ constexpr int64_t kStreamAhead = 1500;
 // A chunk of rows of W at a time, a block of columns at a time: the chunk's sums and the block of x stay in L1.
 // The sums of a chunk are folded together. The R rows that are met together lie a part of the chunk apart, so each
 // walks on through memory as a stream of its own, which the hardware foresees. Against R neighbours (AVX-512, cold,
-// two threads, m = 1, half zeros, bf16): -13 % at k = 576 and 4096, -18 % at k = 1536.
+// two threads, m = 1, half zeros, bf16): -13 % at k = 576 and 4096, -18 % at k = 1536. A short row's cost is in the
+// bookkeeping, so that has no division and no call (k = 576: -9 % at m = 1, 2 and 4).
 template <class E, int M>
 inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scratch) {
+  using T = typename E::Element;
   constexpr int R = rows_together(M);
-  constexpr int64_t kChunk = M >= 8 ? 16 : 128 / M;
+  constexpr int64_t kChunk = M >= 8 ? 16 : 128 / M, size = sizeof(T);
   static_assert(kChunk >= kStage && kStage % R == 0 && kStage % Wide::width == 0);
   const Linear& d = a.dense;
   const BitmapView& w = a.weight;
-  const int64_t words = bitmap_words(w.k), stage_bytes = row_span(w) * dtype_bytes(w.value);
+  const int64_t words = bitmap_words(w.k), span = row_span(w);
   const bool blocks = words * M * 64 > 2 * kBlockFloats;
   const int64_t block = blocks ? kBlockFloats / (64 * M) : words, most = blocks ? kStage : kChunk;
-  const int64_t value_bytes = (w.n > 0 ? w.nnz / w.n : 0) * dtype_bytes(w.value), bit_bytes = 8 * words;
+  const int64_t value_bytes = (w.n > 0 ? w.nnz / w.n : 0) * size, bit_bytes = 8 * words;
   const int64_t ahead = blocks ? most : kStreamAhead / (value_bytes + bit_bytes + 1) + 1;  // rows
   for (int64_t row = begin, count; row < end; row += count) {
-    for (count = 1; count < most && row + count < end && (count < kStage || in_place(w, row + count));) ++count;
+    count = end - row < most ? end - row : most;
+    // In place as long as offsets rise, which is checked below.
+    if (count > kStage && !in_place(w, row + count - 1)) count = kStage;
     const int64_t streams = (count + R - 1) / R, padded = streams * R;
     // Slot s of the chunk's arrays holds step s / R of stream s % R; slots without a row hold the first.
-    const auto row_of = [=](int64_t s) { return s % R * streams + s / R; };
+    const auto each_row = [=](auto&& fn) {
+      for (int64_t r = 0, s = 0, stream = 0; r < count; ++r, s = s + R < padded ? s + R : ++stream) fn(r, s);
+    };
     const uint8_t* bits[kChunk];
     const void* values[kChunk];
-    for (int64_t s = 0; s < padded; ++s) {
-      const int64_t r = row_of(s) < count ? row_of(s) : 0;
-      values[s] = row_values(w, row + r, static_cast<char*>(scratch) + r % kStage * stage_bytes);
-      if (!values[s]) return row + r;
+    const void* stop[kChunk];
+    int64_t bad = -1;
+    each_row([&](int64_t r, int64_t s) {
+      if (!offsets_ok(w, row + r) || !padding_ok(w, row + r)) {
+        bad = row + r;
+        return;
+      }
+      const int64_t first = w.row_offsets[row + r];
+      const T* value = static_cast<const T*>(w.values) + first;
+      if (first > w.nnz - span && !(value = staged(w, row + r, static_cast<T*>(scratch) + r % kStage * span))) {
+        bad = row + r;
+        return;
+      }
       bits[s] = w.row_bits(row + r);
-    }
+      values[s] = value;
+      stop[s] = value + row_length(w, row + r);
+    });
+    if (bad >= 0) return bad;
+    for (int64_t s = 0; s < padded; ++s)
+      if (s % R * streams + s / R >= count) bits[s] = bits[0], values[s] = values[0];
     for (int64_t first = 0; first < d.m; first += M) {
       const float* x = a.plan.packed_floats ? a.packed + first * words * 64 : static_cast<const float*>(d.x);
       const void* at[kChunk];
@@ -187,21 +207,17 @@ inline int64_t run_expand(const Args& a, int64_t begin, int64_t end, void* scrat
                                acc + s * M * Wide::width);
         }
       }
-      for (int64_t s = 0; s < padded; ++s) {
-        const int64_t r = row_of(s);
-        const auto seen = static_cast<const char*>(at[s]) - static_cast<const char*>(values[s]);
-        if (r < count && (seen != row_length(w, row + r) * dtype_bytes(w.value) || !padding_ok(w, row + r)))
-          return row + r;
-      }
+      each_row([&](int64_t r, int64_t s) { bad = at[s] == stop[s] ? bad : row + r; });
+      if (bad >= 0) return bad;
       for (int64_t i = 0; i < M && first + i < d.m; ++i) {
         alignas(64) float by_slot[kChunk], sums[kChunk];
-        bool finite = true;
+        uint32_t finite = 1;
         for (int64_t s = 0; s < padded; s += Wide::width)
           Wide::store(by_slot + s, Wide::sums(acc + (s * M + i) * Wide::width, M * Wide::width));
-        for (int64_t s = 0; s < padded; ++s) {
-          sums[row_of(s)] = by_slot[s] * E::unit;
-          finite &= __builtin_fabsf(sums[row_of(s)]) <= 0x1.fffffep127f;
-        }
+        each_row([&](int64_t r, int64_t s) {
+          sums[r] = by_slot[s] * E::unit;
+          finite &= __builtin_fabsf(sums[r]) <= 0x1.fffffep127f;
+        });
         for (int64_t r = 0; !finite && r < count; ++r)
           if (!(__builtin_fabsf(sums[r]) <= 0x1.fffffep127f)) sums[r] = exact_sum(a, row + r, first + i);
         store_strip(d, w.scales, sums, 1, first + i, 1, row, count);
