@@ -76,7 +76,7 @@ def verdict(cell: list[Record]) -> dict[str, Any] | None:
             limits = {"bytes, flops": mine["limit_us"], "instructions": mine["in_cache_us"] or 0.0}
             why = max(limits, key=limits.__getitem__)
             said["values"][value] = {"record": mine, "ratio": dense["us"] / mine["us"],
-                                     "limit": dense["us"] / limits[why], "why": why}  # fmt: skip
+                                     "limit": dense["p10"] / limits[why], "why": why}  # fmt: skip
     kinds = ("peer", "ours") if ":" in cell[0]["pattern"] else ("peer",)
     peers = [r for r in cell if r["kind"] in kinds and r["contender"] != "spmm_nm" and r["us"] is not None]
     peers.sort(key=lambda r: -r["us"])  # the best types of a contender last
@@ -123,7 +123,8 @@ def show(console: Console, records: list[Record]) -> bool:
         first = verdicts[0][0]
         out = table.plain(
             f"Bars, {cache} caches; {record.where(first)}\n"
-            "if missed: what its bytes or flops at the measured ceilings, or its instructions, would allow",
+            "if missed: what its bytes or flops at the measured ceilings, or its instructions, would allow "
+            "(fastest tenths)",
             "shape", "zeros", "m", "bar", "<best dense", "µs",
             "f32 values", "<", "bf16 values", "<", "<nearest sparse peer",
         )  # fmt: skip

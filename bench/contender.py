@@ -32,6 +32,7 @@ class Contender:
     kernel: str = ""
     roundings: int = 1
     threads: int | None = None  # where it can't use the run's
+    neighbours: timing.Neighbours | None = None
     others: list[Contender] = field(default_factory=list)  # the same over other copies of W
     cold: bool = False  # each call meets the next copy
     turn: int = 0

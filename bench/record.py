@@ -4,8 +4,9 @@
 who      contender, kind (ours, dense, peer), kernel, style (which of its calls), dtype of x, value dtype
 what     case, op, m, n, k, sparsity, pattern
 how      cache (cold, warm), copies (of W, met in turn), threads, isa, isa_forced, peer_isa
-result   us (median), p10, p90, samples, disturbed (samples among them during which a thread lost its CPU),
-         others (cores that other processes used), error (in units of the bound; right up to 1)
+result   us (median), p10, p90, samples, disturbed (samples among them during which a thread lost its CPU, or
+         next to which the cores were slow), set_aside (samples beside them), others (cores
+         that other processes used), error (in units of the bound; right up to 1)
 needs    bytes, flops, limit_us (both at the ceilings), read_gb_s and gflop_s (the ceilings), in_cache_us (of
          ours: what rows of W cost that the cores' own caches hold, times n: what instructions take; null
          beyond 16 rows of x and where it drowned in noise)

@@ -11,12 +11,12 @@ from functools import partial
 import torch
 
 from . import contender, machine, peers, record, timing
-from .cases import bf16, f32
+from .cases import Case, bf16, f32
 from .check import Checker
 from .select import NAMES, Cell
 
 FEW = 16  # rows of x up to which a row of W costs alike however many there are
-NOT_TIMED = {"us": None, "p10": None, "p90": None, "samples": 0, "disturbed": 0}
+NOT_TIMED = {"us": None, "p10": None, "p90": None, "samples": 0, "disturbed": 0, "set_aside": 0}
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Run:
     say: Callable[[str], None] = print
     facts: dict = field(default_factory=machine.facts)
     ceilings: dict[int, machine.Ceilings] = field(default_factory=dict)
+    neighbours: dict[tuple[str, int], timing.Neighbours] = field(default_factory=dict)
 
     def cells(self, cells: list[Cell], tick: Callable[[str], None]) -> Iterator[list[record.Record]]:
         """The records of one cell after another, for every number of threads."""
@@ -93,6 +94,8 @@ class Run:
             for c in timed:
                 c.cold = cache == "cold"
             extra = [c for few in near.values() for c in few.contenders]
+            for c in timed + extra:
+                c.neighbours = self._neighbours(c, threads)
             times, others = self._measure(timed + extra, count)
             measured = {id(c): t.summary() for c, t in zip(timed, times, strict=False)}
             pairs = iter(times[len(timed) :])
@@ -102,6 +105,23 @@ class Run:
                 result["in_cache_us"] = in_cache.get(id(c))
                 records.append(self._record(cell, c, threads, cache, error, result))
         return records
+
+    def _neighbours(self, c: contender.Contender, threads: int) -> timing.Neighbours | None:
+        """Asked with 160 KB of weight, by the peer itself where it has threads of its own."""
+        if c.name in peers.WARM_ONLY:
+            return None
+        name = c.name if c.own_threads else ""
+        if (name, threads) not in self.neighbours:
+            case = Case(1, 256, 1024)
+            weight = contender.Weight(case)
+            small = (
+                peers.MAKE[name](weight, case, threads)
+                if name
+                else contender.ours(weight, "spmm_bitmap", case)
+            )
+            small.settle()
+            self.neighbours[name, threads] = timing.Neighbours(small.call, 0.1 if self.quick else 2.0)
+        return self.neighbours[name, threads]
 
     def _measure(
         self, contenders: list[contender.Contender], tick: Callable[[], None]

@@ -7,7 +7,9 @@ Round by round every contender has a turn:
          it: as in a model whose layers follow one another, code, x and y stay near and W comes from memory
 Torch's threads stay awake for some milliseconds after a call. A contender with threads of its own waits
 until they sleep, and after its turn until its own do: nobody pays for another's spinning.
-A sample during which the kernel took the CPU from one of our threads is taken again, a few times.
+A sample during which the kernel took the CPU from one of our threads, or next to which the cores were slower
+than they can be (Neighbours), is taken again while there is time. Of what was taken, each contender keeps as
+many as were asked for: those beside which the cores were fastest.
 """
 
 import os
@@ -76,11 +78,31 @@ class Others:
 
 class Timed(Protocol):
     own_threads: bool
+    neighbours: "Neighbours | None"
 
     def call(self) -> object: ...
     def sample(self) -> tuple[float, bool]:
         """(seconds of one call, whether it was disturbed)."""
         ...
+
+
+class Neighbours:
+    """Whether others' threads on the same physical cores slow ours; /proc may not show it.
+
+    `call` is a fixed job of some 20 us on the threads that a contender uses, small enough for their caches;
+    `usual` is what it takes at best, three times in a row.
+    """
+
+    def __init__(self, call: Callable[[], object], seconds: float = 1.0) -> None:
+        self.call = call
+        self.usual = float("inf")
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            self.usual = min(self.usual, max(sample(call)[0] for _ in range(3)))
+
+    def slowness(self) -> float:
+        """1 on free cores. The first calls wake threads and bring back what a sample drove from the caches."""
+        return min(sample(self.call)[0] for _ in range(5)) / self.usual
 
 
 def sample(call: Callable[[], object]) -> tuple[float, bool]:
@@ -91,38 +113,49 @@ def sample(call: Callable[[], object]) -> tuple[float, bool]:
     return (end - start) / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != before
 
 
+SLOW = 1.15  # slowness from which a sample is disturbed
+
+
 @dataclass
 class Times:
-    clean: list[float] = field(default_factory=list)
-    disturbed: list[float] = field(default_factory=list)
+    wanted: int = 1
+    samples: list[tuple[float, float]] = field(default_factory=list)
+    """(slowness of the cores, seconds)"""
 
-    def add(self, seconds: float, disturbed: bool) -> None:
-        (self.disturbed if disturbed else self.clean).append(seconds)
+    def add(self, seconds: float, slowness: float) -> None:
+        self.samples.append((slowness, seconds))
+
+    def clean(self) -> int:
+        return sum(slowness <= SLOW for slowness, _ in self.samples)
 
     def summary(self) -> dict[str, float | int]:
-        """Microseconds. Disturbed samples count only where there are not enough clean ones."""
-        enough = len(self.clean) >= max(3, len(self.disturbed) // 4)
-        used = self.clean if enough else self.clean + self.disturbed
+        """Microseconds, of the `wanted` samples beside which the cores were fastest."""
+        kept = sorted(self.samples, key=lambda s: s[0])[: self.wanted]
+        used = [seconds for _, seconds in kept]
         deciles = statistics.quantiles(used, n=10, method="inclusive") if len(used) > 1 else used
         return {
             "us": statistics.median(used) * 1e6,
             "p10": deciles[0] * 1e6,
             "p90": deciles[-1] * 1e6,
             "samples": len(used),
-            "disturbed": 0 if used is self.clean else len(self.disturbed),
+            "disturbed": sum(slowness > SLOW for slowness, _ in kept),
+            "set_aside": len(self.samples) - len(used),
         }
 
 
-def _turn(c: Timed, samples: int, times: Times) -> None:
+def _turn(c: Timed, samples: int, seconds: float, times: Times) -> None:
+    """Samples until so many are clean, or as many were tried and that took `seconds`."""
     if c.own_threads:
         time.sleep(TORCH_POOL_S)
     c.call()
-    for _ in range(samples):
-        for _ in range(3):
-            seconds, disturbed = c.sample()
-            times.add(seconds, disturbed)
-            if not disturbed:
-                break
+    clean, tried, end = times.clean() + samples, 0, time.perf_counter() + seconds
+    slowness = c.neighbours.slowness if c.neighbours else lambda: 1.0
+    after = slowness()
+    while times.clean() < clean and (tried < samples or time.perf_counter() < end):
+        took, interrupted = c.sample()
+        before, after = after, slowness()
+        times.add(took, float("inf") if interrupted else max(before, after))
+        tried += 1
     if c.own_threads:
         time.sleep(FOREIGN_POOL_S)
 
@@ -131,18 +164,19 @@ def measure(
     contenders: Sequence[Timed], rounds: int, seconds: float, tick: Callable[[], None]
 ) -> list[Times]:
     """`rounds` samples of each contender, fewer (at least 3, or 1 above a second) of one that would
-    take more than `seconds` for them."""
+    take more than `seconds` for them, in which others are tried for disturbed ones."""
     counts = []
     for c in contenders:
         c.call()
         estimate = c.sample()[0]
         counts.append(max(1 if estimate > 1 else 3, min(rounds, int(seconds / estimate))))
-    times = [Times() for _ in contenders]
+    times = [Times(count) for count in counts]
     for r in range(rounds):
         for c, count, t in zip(contenders, counts, times, strict=True):
             turns = -(-count // TURN)
             before, after = ((i * turns + rounds // 2) // rounds for i in (r, r + 1))
             if after > before:
-                _turn(c, after * count // turns - before * count // turns, t)
+                wanted = after * count // turns - before * count // turns
+                _turn(c, wanted, seconds / turns, t)
         tick()
     return times
