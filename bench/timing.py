@@ -101,7 +101,7 @@ class Neighbours:
             self.usual = min(self.usual, max(sample(call)[0] for _ in range(3)))
 
     def slowness(self) -> float:
-        """1 on free cores. The first calls wake threads and bring back what a sample drove from the caches."""
+        """1 on free cores. The first calls wake threads, and bring back what a sample drove out."""
         return min(sample(self.call)[0] for _ in range(5)) / self.usual
 
 
