@@ -159,7 +159,7 @@ def ours(weight: Weight | Copy, op: str, case: Case) -> Contender:
 @dataclass
 class InCache:
     """The same call with as many rows of W as half of the cores' own caches hold, and with a quarter of them:
-    what a row's instructions take, without W's bytes and what a call costs whatever its rows."""
+    what it would take if all of W lay there, so its instructions."""
 
     rows: tuple[int, int]
     contenders: tuple[Contender, Contender]
@@ -179,7 +179,8 @@ class InCache:
     def us(self, times: Sequence[timing.Times], n: int) -> float | None:
         """Of n rows, by the fastest tenths, being a limit; None where the quarter took as long."""
         more, fewer = (t.summary()["p10"] for t in times)
-        return (more - fewer) * n / (self.rows[0] - self.rows[1]) if more > fewer else None
+        a_row = (more - fewer) / (self.rows[0] - self.rows[1])
+        return more + a_row * (n - self.rows[0]) if more > fewer else None
 
 
 def dense(weight: Weight | Copy, case: Case, dtype: torch.dtype) -> Contender:

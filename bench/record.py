@@ -8,8 +8,8 @@ result   us (median), p10, p90, samples, disturbed (samples among them during wh
          next to which the cores were slow), set_aside (samples beside them), others (cores
          that other processes used), error (in units of the bound; right up to 1)
 needs    bytes, flops, limit_us (both at the ceilings), read_gb_s and gflop_s (the ceilings), in_cache_us (of
-         ours: what rows of W cost that the cores' own caches hold, times n: what instructions take; null
-         beyond 16 rows of x and where it drowned in noise)
+         ours: what the call would take if the cores' own caches held W, by what fewer rows take: its
+         instructions; null beyond 16 rows of x and where it drowned in noise)
 where    date, device, cores, last_cache_bytes, versions
 """
 
