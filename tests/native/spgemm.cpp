@@ -64,10 +64,11 @@ Outcome run(const Kernel& kernel, const Call& call) {
   if (a.a.index != a.b.index || !a.a.values != !a.b.values || a.a.value != a.b.value)
     throw std::invalid_argument("a and b do not fit together");
   const int64_t m = a.a.n, nnz_b = a.b.nnz;
-  const Fenced work(8 * (m + 1), 8), word(4 * nnz_b, 4), bits(8 * nnz_b, 8), count(8 * a.b.n, 8);
+  const Fenced work(8 * (m + 1), 8), word(4 * nnz_b, 4), bits(8 * nnz_b, 8);
+  const Fenced rows(static_cast<int64_t>(sizeof(spgemm::WordRow)) * a.b.n, 8);
   a.work = static_cast<int64_t*>(work.data());
   a.words = {static_cast<int32_t*>(word.data()), static_cast<uint64_t*>(bits.data()),
-             static_cast<int64_t*>(count.data())};
+             static_cast<spgemm::WordRow*>(rows.data())};
   spgemm::Found found;
   if (const int64_t only = call.integer("row", -1); only >= 0) {
     const int64_t bad = only < m ? kernel.open_a(a, only, only + 1) : kernel.open_b(a, only - m, only - m + 1, found);
@@ -143,7 +144,7 @@ Outcome run(const Kernel& kernel, const Call& call) {
       intact &= scratch.intact();
     }
   }
-  outcome["intact"] = intact && work.intact() && word.intact() && bits.intact() && count.intact() &&
+  outcome["intact"] = intact && work.intact() && word.intact() && bits.intact() && rows.intact() &&
                       (!a.a.values || outcome["replayed"]);
   return outcome;
 }

@@ -89,9 +89,9 @@ class Product {
     if (bad_a < 0) add_work();
     if (bad_a < 0 && (memory_ > 0 || longest_ > kHeavyProducts || kernel_.needs_words(args))) {
       const int64_t word_bytes = (4 * b.nnz + 63) / 64 * 64, bit_bytes = (8 * b.nnz + 63) / 64 * 64;
-      words_ = reserve(word_bytes + bit_bytes + 8 * b.n);
+      words_ = reserve(word_bytes + bit_bytes + static_cast<int64_t>(sizeof(WordRow)) * b.n);
       args.words = {reinterpret_cast<int32_t*>(words_.get()), reinterpret_cast<uint64_t*>(words_.get() + word_bytes),
-                    reinterpret_cast<int64_t*>(words_.get() + word_bytes + bit_bytes)};
+                    reinterpret_cast<WordRow*>(words_.get() + word_bytes + bit_bytes)};
     }
     const int64_t threads = thread_count(b.nnz + b.n);
     std::vector<Found> found(static_cast<size_t>(threads) * 4);

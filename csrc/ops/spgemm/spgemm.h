@@ -27,11 +27,15 @@
 
 namespace sparsecore::spgemm {
 
-// Rows of B as words. Those of row r lie at [crow[r], crow[r] + count[r]).
+// Rows of B as words. Rows that one open_b listed lie side by side, so that what is touched, and read again and
+// again, is 12 bytes a word and not an element.
+struct WordRow {
+  int64_t first, count;
+};
 struct Words {
   int32_t* word;
   uint64_t* bits;
-  int64_t* count;
+  WordRow* rows;
 };
 
 // Rows [begin, end) of C; or one row's words [word_begin, word_end), where word_end > 0.
