@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
+import resource
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import machine, peers, record
+from . import machine, peers, record, timing
+from .cases import Case
 
 Calls = dict[str, Callable[[], Any]]
+OWN_THREADS = ("mkl", "graphblas")  # beside torch's
 DTYPES = {"f32": np.float32, "f64": np.float64}
 MADE = {"uniform": (3000, 12), "banded": (4000, 15), "power_law": (4000, 10)}
 
@@ -112,14 +117,18 @@ def error(result: Any, exact: Any, size: Any, longest: int) -> float:
 
 
 class Peak:
-    """Most memory that a call adds, where the kernel can start its count anew; else 0. What earlier calls
-    freed and the heap kept goes back to the system first: it would hide as much of the next call."""
+    """Most memory that a call adds, C's arrays at least, where the kernel can start its count anew; else 0.
+    What earlier calls freed and the heap kept goes back to the system first: it would hide as much of the
+    next call."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         before = self._start()
         kept = call()
-        self.bytes = max(0, self._read("VmHWM") - before) if before else 0
-        del kept
+        self.bytes = 0
+        if before:
+            grown = self._read("VmHWM") - before
+            c = as_scipy(kept)
+            self.bytes = max(grown, c.data.nbytes + c.indices.nbytes + c.indptr.nbytes)
 
     @staticmethod
     def _read(name: str) -> int:
@@ -136,25 +145,50 @@ class Peak:
             return 0
 
 
-def measure(calls: Calls, rounds: int, seconds: float) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    for turn in range(rounds):
-        if turn >= 3 and time.perf_counter() > end:
-            break
-        for name, call in calls.items():
-            if turn and times[name][0] > seconds:
-                continue
-            start = time.perf_counter()
-            kept = call()
-            times[name].append(time.perf_counter() - start)
-            del kept
-    return times
+@dataclass
+class Turn:
+    """What timing.measure asks of a contender."""
+
+    call: Callable[[], Any]
+    own_threads: bool
+    neighbours: timing.Neighbours
+
+    def sample(self) -> tuple[float, bool]:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        start = time.perf_counter()
+        kept = self.call()
+        seconds = time.perf_counter() - start
+        interrupted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != before
+        del kept  # in nobody's time
+        return seconds, interrupted
 
 
-def cell(name: str, matrix: Any, dtype: str, options: argparse.Namespace, say: Callable[[str], None]) -> list:
+def neighbours(seconds: float) -> timing.Neighbours:
+    """A product so small that one thread does it: libraries whose threads are their own may be beside."""
+    weight = Case(1, 96, 1024, density=0.3)
+    bitmap = sparsecore.Bitmap.from_dense(weight.dense())
+    x = weight.x()
+    return timing.Neighbours(lambda: bitmap.linear(x), seconds)
+
+
+def measure(calls: Calls, options: argparse.Namespace) -> dict[str, dict[str, float | int]]:
+    turns = [
+        Turn(call, who in OWN_THREADS and options.threads > 1, options.neighbours)
+        for who, call in calls.items()
+    ]
+    times = timing.measure(turns, options.repeat, options.seconds, lambda: None)
+    return {who: t.summary() for who, t in zip(calls, times, strict=True)}
+
+
+def cell(
+    name: str,
+    matrix: Any,
+    dtype: str,
+    transposed: bool,
+    options: argparse.Namespace,
+    say: Callable[[str], None],
+) -> list:
     a = matrix.astype(DTYPES[dtype])
-    transposed = options.transposed or a.shape[0] != a.shape[1]
     b = type(a)(a.T.tocsr()) if transposed else a
     lengths = np.diff(b.indptr)[a.indices]
     calls = contenders(a, b, options.threads, say)
@@ -170,12 +204,12 @@ def cell(name: str, matrix: Any, dtype: str, options: argparse.Namespace, say: C
         who: error(as_scipy(call()), exact, size, int(np.diff(a.indptr).max())) for who, call in calls.items()
     }
     memory = {who: Peak(call).bytes for who, call in calls.items()}
-    times = measure(calls, options.repeat, options.seconds)
     return [
-        facts | {"contender": who, "us": statistics.median(t) * 1e6 if errors[who] <= 1 else None,
-                 "least": min(t) * 1e6, "samples": len(t), "error": errors[who], "peak_bytes": memory[who]}
-        for who, t in times.items()
-    ]  # fmt: skip
+        facts
+        | {"contender": who, **times, "error": errors[who], "peak_bytes": memory[who]}
+        | ({} if errors[who] <= 1 else {"us": None})
+        for who, times in measure(calls, options).items()
+    ]
 
 
 def speedup(records: list[record.Record], key: str = "us") -> float | None:
@@ -193,7 +227,7 @@ def by_matrix(records: list[record.Record]) -> list[list[record.Record]]:
 
 
 def show(console: Console, records: list[record.Record]) -> None:
-    columns = "matrix, product, dtype, threads, Mflop, compression, who, ms, least, peak MB, ours is"
+    columns = "matrix, product, dtype, threads, Mflop, compression, who, ms, p10, peak MB, ours is"
     table = Table(*columns.split(", "))
     for group in by_matrix(records):
         factor = speedup(group)
@@ -209,7 +243,7 @@ def show(console: Console, records: list[record.Record]) -> None:
             ]
             table.add_row(
                 *(head if mine else [""] * 6), r["contender"], f"{r['us'] / 1e3:.3f}" if r["us"] else "WRONG",
-                f"{r['least'] / 1e3:.3f}", f"{r['peak_bytes'] / 1e6:.1f}",
+                f"{r['p10'] / 1e3:.3f}", f"{r['peak_bytes'] / 1e6:.1f}",
                 f"{factor:.2f}x" if mine and factor else "", style="bold" if mine else "",
             )  # fmt: skip
     console.print(table)
@@ -263,18 +297,21 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument("--transposed", action="store_true", help="A·Aᵀ of square matrices too")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--repeat", type=int, default=15, help="samples of each contender")
-    p.add_argument("--seconds", type=float, default=1.0, help="after which a matrix gets no more than 3")
+    p.add_argument("--seconds", type=float, default=1.0, help="for the samples of a contender, at least 3")
     p.add_argument("--out", type=Path, metavar="FILE.jsonl", help="adds records to it")
     p.add_argument("--plot", type=Path, metavar="FILE.png")
     options = p.parse_args(argv)
     console = Console(width=140, highlight=False)
     torch.set_num_threads(options.threads)
+    options.neighbours = neighbours(min(options.seconds, 2.0))
     said: set[str] = set()
     say = lambda text: None if text in said else (said.add(text), console.print(text))[1]
     records: list[record.Record] = []
     for name, matrix in matrices(options.files):
-        for dtype in options.dtypes.split(","):
-            new = cell(name, matrix, dtype, options, say)
+        square = matrix.shape[0] == matrix.shape[1]
+        products = (False, True) if square and options.transposed else (not square,)
+        for dtype, transposed in itertools.product(options.dtypes.split(","), products):
+            new = cell(name, matrix, dtype, transposed, options, say)
             records += new
             if options.out:
                 record.append(options.out, new)
