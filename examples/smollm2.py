@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from sparsecore.formats import Csr
 from sparsecore.io import load_model, save_model
-from sparsecore.nn import SparseLinear, sparsify_
+from sparsecore.nn import SparseLinear, merge_, sparsify_
 from sparsecore.prune import calibration_tokens, sparsegpt_
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -66,6 +66,7 @@ def without_products(dense: Any) -> Any:
         if isinstance(layer, nn.Linear):
             nothing = Csr.from_dense(torch.zeros_like(layer.weight))
             model.set_submodule(name, SparseLinear(nothing, layer.bias))
+    merge_(model)
     return model
 
 
@@ -147,7 +148,9 @@ def sparse(model: Any, dtype: torch.dtype, folder: Path) -> Any:
         f"{report.total.sparse_bytes / 1e6:.0f}, density {report.total.density:.3f}"
     )
     save_model(sparse_model, folder)
-    return load_model(folder)
+    loaded = load_model(folder)
+    merge_(loaded)  # q, k and v take one call, gate and up another
+    return loaded
 
 
 def prompt_ids(tokenizer: Any) -> Tensor:

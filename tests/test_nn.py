@@ -9,8 +9,9 @@ import pytest
 import tiny
 import torch
 from functorch.compile import make_boxed_func
+from sparsecore import Nm
 from sparsecore.formats import Bitmap, Csr
-from sparsecore.nn import SparseLinear, sparsify_
+from sparsecore.nn import SparseLinear, merge, merge_, sparsify_
 from torch._dynamo.backends.common import aot_autograd
 
 FORMATS = ["csr", "bitmap"]
@@ -164,6 +165,85 @@ def test_an_exported_graph_keeps_the_formula(format: str) -> None:
     frozen = SparseLinear.from_linear(_layer(), format=format)
     exported = torch.export.export(frozen, (torch.randn(4, 70),))
     assert f"sparsecore.spmm_{format}." in exported.graph_module.code
+
+
+class Attention(torch.nn.Module):
+    """Three layers over one x, as transformers calls them."""
+
+    def __init__(self, format: str, bias: bool = False, kinds: tuple[str, ...] = ("", "", "")) -> None:
+        super().__init__()
+        for i, (name, kind) in enumerate(zip(("q_proj", "k_proj", "v_proj"), kinds, strict=True)):
+            layer = _layer(n=24 + 8 * i, density=0.2 + 0.1 * i, bias=bias, seed=i)
+            if ":" in format:
+                layer.weight.data = Nm.from_dense(layer.weight.detach(), 2, 4).to_dense()
+            self.add_module(name, SparseLinear.from_linear(layer, format=kind or format))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "2:4"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_siblings_share_one_product(format: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Attention(format, bias), torch.randn(3, 70)
+    wanted, state = model(x), {name: t.clone() for name, t in model.state_dict().items()}
+    assert merge_(torch.nn.Sequential(model)) == ["0"]
+    calls = []
+    real = merge.linear
+    monkeypatch.setattr(merge, "linear", lambda *args: calls.append(args) or real(*args))
+    for found, y in zip(model(x), wanted, strict=True):
+        assert torch.equal(found, y)
+    assert len(calls) == 1
+    for name, t in model.state_dict().items():
+        assert torch.equal(t, state[name])
+    # In any order, and with another x between.
+    other = torch.randn(3, 70)
+    assert torch.equal(model.v_proj(x), wanted[2]) and torch.equal(model.k_proj(x), wanted[1])
+    assert torch.equal(model.k_proj(other), Attention(format, bias).k_proj(other))
+    assert torch.equal(model.q_proj(x), wanted[0]) and torch.equal(model.v_proj(x), wanted[2])
+    copied = copy.deepcopy(model)
+    assert all(torch.equal(a, b) for a, b in zip(copied(x), wanted, strict=True))
+    # What moves or loads is on its own again.
+    del calls[:]
+    model.load_state_dict(Attention(format, bias, (format,) * 3).state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model(x), wanted, strict=True)) and not calls
+    torch._dynamo.reset()
+    compiled = torch.compile(copied, fullgraph=True, backend="aot_eager")
+    for rows in (1, 4):
+        y = torch.randn(rows, 70)
+        for found, own in zip(compiled(y), Attention(format, bias)(y), strict=True):
+            torch.testing.assert_close(found, own)
+
+
+def test_siblings_that_differ_stay_apart() -> None:
+    assert merge_(Attention("csr", kinds=("csr", "bitmap", "csr"))) == []
+    assert merge_(Attention("csr"), [("q_proj", "gate_proj")]) == []
+    with pytest.raises(ValueError, match="siblings"):
+        merge_(Attention("csr"), [("q_proj",)])
+    trained = Attention("csr")
+    trained.k_proj = SparseLinear.from_linear(_layer(n=32), format="csr", trainable=True)
+    with pytest.raises(ValueError, match="siblings"):
+        merge_(trained)
+
+
+@pytest.mark.parametrize("make", [Csr.from_dense, Bitmap.from_dense, lambda w: Nm.from_dense(w, 2, 4)])
+def test_weights_stack_and_part(make: Callable) -> None:
+    parts = [make(_layer(n=n, bias=False, seed=n).weight.detach()) for n in (3, 0, 5)]
+    stacked = type(parts[0]).stack(parts)
+    stacked.check()
+    assert torch.equal(stacked.to_dense(), torch.cat([p.to_dense() for p in parts]))
+    row = 0
+    for part in parts:
+        own = stacked.rows(row, row + part.shape[0])
+        own.check()
+        assert torch.equal(own.to_dense(), part.to_dense())
+        row += part.shape[0]
+    with pytest.raises(ValueError, match="begin"):
+        stacked.rows(3, 9)
+    with pytest.raises(ValueError, match="parts"):
+        type(parts[0]).stack([])
+    with pytest.raises(ValueError, match="parts"):
+        type(parts[0]).stack([parts[0], make(torch.randn(3, 64))])
 
 
 def test_bad_arguments_are_named() -> None:

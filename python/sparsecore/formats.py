@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse weight formats: frozen groups of plain tensors that a state dict can hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -43,6 +43,8 @@ class _Format:
     """What every format offers; a subclass names its tensors and its shape."""
 
     names: ClassVar[tuple[str, ...]]
+    offsets: ClassVar[str] = ""
+    """Which of them, if any, counts the elements before each row."""
     values: Tensor
     shape: tuple[int, int]
 
@@ -87,6 +89,49 @@ class _Format:
             raise ValueError(f"tensors: {error}") from None
         made.check()
         return made
+
+    @classmethod
+    def stack(cls, parts: "Sequence[_Format]") -> "_Format":
+        """The rows of one weight after those of the other.
+
+        Raises:
+            ValueError: parts: there are none, or they differ in format, columns, dtypes or device.
+        """
+        _require(len(parts) > 0 and all(type(p) is cls for p in parts), f"parts: must be {cls.__name__}s")
+        alike = [
+            (p.shape[1], [(name, t.dtype, t.device, t.shape[1:]) for name, t in p.tensors().items()])
+            for p in parts
+        ]
+        _require(all(a == alike[0] for a in alike), "parts: differ in columns, dtypes or device")
+        made = {name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()}
+        if cls.offsets:
+            before = torch.tensor([0, *(p.nnz for p in parts)]).cumsum(0)
+            first = parts[0].tensors()[cls.offsets]
+            _require(
+                int(before[-1]) <= torch.iinfo(first.dtype).max,
+                f"parts: {int(before[-1])} stored elements need int64 {cls.offsets}",
+            )
+            shifted = [
+                p.tensors()[cls.offsets][1:] + b.to(first.dtype) for p, b in zip(parts, before, strict=False)
+            ]
+            made[cls.offsets] = torch.cat([first[:1], *shifted])
+        return cls(**made, shape=(sum(p.shape[0] for p in parts), parts[0].shape[1]))  # type: ignore[arg-type]
+
+    def rows(self, begin: int, end: int) -> "_Format":
+        """Rows [begin, end) as a weight of their own, which shares all memory but that of offsets."""
+        _require(0 <= begin <= end <= self.shape[0], f"begin, end: must be rows of {self.shape[0]}")
+        tensors = self.tensors()
+        if not self.offsets:
+            taken = {name: t[begin:end] for name, t in tensors.items()}
+        else:
+            counts = tensors[self.offsets][begin : end + 1]
+            first, last = int(counts[0]), int(counts[-1])
+            an_element = ("values", "col_indices")
+            taken = {
+                name: t[first:last] if name in an_element else t[begin:end] for name, t in tensors.items()
+            }
+            taken[self.offsets] = counts - counts[0]
+        return type(self)(**taken, shape=(end - begin, self.shape[1]))  # type: ignore[arg-type]
 
     def to(self, *args: Any, **kwargs: Any) -> "_Format":
         """Like Tensor.to; a dtype applies to the values alone."""
@@ -149,6 +194,7 @@ class Csr(_Format):
     """
 
     names: ClassVar[tuple[str, ...]] = ("crow_indices", "col_indices", "values")
+    offsets: ClassVar[str] = "crow_indices"
     crow_indices: Tensor
     col_indices: Tensor
     values: Tensor
@@ -281,6 +327,7 @@ class Bitmap(_Format):
     """
 
     names: ClassVar[tuple[str, ...]] = ("bitmask", "row_offsets", "values", "scales")
+    offsets: ClassVar[str] = "row_offsets"
     bitmask: Tensor
     row_offsets: Tensor
     values: Tensor

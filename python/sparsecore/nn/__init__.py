@@ -3,5 +3,6 @@
 
 from sparsecore.nn.convert import LayerReport, Report, sparsify_
 from sparsecore.nn.linear import SparseLinear
+from sparsecore.nn.merge import merge_
 
-__all__ = ["LayerReport", "Report", "SparseLinear", "sparsify_"]
+__all__ = ["LayerReport", "Report", "SparseLinear", "merge_", "sparsify_"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class SparseLinear(nn.Module):
 
     weight: Tensor | Csr | Bitmap | Nm
     bias: Tensor | None
+    _siblings: Callable[[Tensor], Tensor] | None
 
     def __init__(
         self, weight: Tensor | Csr | Bitmap | Nm, bias: Tensor | None = None, *, trainable: bool = False
@@ -70,6 +72,7 @@ class SparseLinear(nn.Module):
 
     def _assemble(self) -> None:
         """Make ``weight`` of the registered tensors: a plain attribute, so forward looks up no buffer."""
+        self._siblings = None
         if self._format is not None:
             self.__dict__["weight"] = self._format(
                 **self._plain(), shape=(self.out_features, self.in_features)
@@ -94,7 +97,15 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x floating point [..., in_features]. Returns: [..., out_features], x's dtype."""
+        if self._siblings is not None:
+            return self._siblings(x)
         return linear(x, self.weight, self.bias)
+
+    def share(self, product: Callable[[int, Tensor], Tensor], place: int, weight: Csr | Bitmap | Nm) -> None:
+        """Leave forward to ``product(place, x)``, whose weight has this one's rows; see :func:`merge_`."""
+        self._buffers.update(weight.tensors())
+        self._assemble()
+        self._siblings = partial(product, place)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseLinear:
         fixed = {name: t for name in ("values", "scales") if (t := self._buffers.get(name)) is not None}
