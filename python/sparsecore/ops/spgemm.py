@@ -40,8 +40,8 @@ def spgemm(
         sorted: columns of C's rows rise; else they may come in any order, which is faster for short rows of
             wide matrices. No column is repeated in either case.
         memory: most bytes of working space for all threads, beside 8 a row of A, 16 a row of B and 12 an
-            element of B; wide rows are then made piece by piece. 0: what is fast, but no more than a quarter of what is free. On
-            CUDA of tables for rows with thousands of elements, beside 16 a row of A.
+            element of B; wide rows are then made piece by piece. 0: what is fast, but no more than a quarter
+            of what is free. On CUDA of tables for rows with thousands of elements, beside 16 a row of A.
         deterministic: the same bits for any order of threads. Else, on CUDA, sums are made by atomics as
             products come, and rows that need not be sorted are not.
 
