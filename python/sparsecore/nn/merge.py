@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ class Siblings:
 
     def __init__(self, layers: Sequence[SparseLinear]) -> None:
         self.sizes = [layer.out_features for layer in layers]
-        weights = [layer.weight for layer in layers]
-        self.weight = type(weights[0]).stack(weights)  # type: ignore[union-attr]
+        weights: list[Any] = [layer.weight for layer in layers]
+        self.weight = type(weights[0]).stack(weights)
         self.bias = None
         if any(layer.bias is not None for layer in layers):
             like = next(layer.bias for layer in layers if layer.bias is not None)
@@ -79,7 +80,7 @@ def merge_(model: nn.Module, siblings: Sequence[Sequence[str]] = SIBLINGS) -> li
             row = 0
             for place, layer in enumerate(layers):
                 own = shared.weight.rows(row, row + layer.out_features)
-                layer.share(shared, place, own)  # type: ignore[arg-type]
+                layer.share(shared, place, own)
                 row += layer.out_features
             merged.append(name)
     return merged
