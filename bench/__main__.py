@@ -70,6 +70,11 @@ HOW = {
         "help": f"{', '.join(peers.MAKE)}, all or none; default: {', '.join(peers.USUAL)}",
     },
     "--repeat": {"type": int, "metavar": "N", "help": "samples of each contender in a cell (default 15)"},
+    "--seconds": {
+        "type": float,
+        "metavar": "S",
+        "help": "for the samples of a contender in a cell, disturbed ones included (default 1)",
+    },
     "--patience": {
         "type": float,
         "default": 0.0,
@@ -204,6 +209,7 @@ def run_main(argv: Sequence[str]) -> int:
         run.rounds, run.seconds, run.quick, run.copies = 3, 0.05, True, 3
         return quick(run, cells)
     run.rounds = options.repeat or run.rounds
+    run.seconds = options.seconds or run.seconds
     out = options.out or default_out(str(run.facts["isa"]))
     CONSOLE.print(f"{machine.cpu_name()}, {machine.cores()} cores; records in {out}", soft_wrap=True)
     if options.bars:
