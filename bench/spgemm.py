@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import itertools
-import resource
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -154,13 +152,7 @@ class Turn:
     neighbours: timing.Neighbours
 
     def sample(self) -> tuple[float, bool]:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        start = time.perf_counter()
-        kept = self.call()
-        seconds = time.perf_counter() - start
-        interrupted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != before
-        del kept  # in nobody's time
-        return seconds, interrupted
+        return timing.sample(self.call)
 
 
 def neighbours(seconds: float) -> timing.Neighbours:
