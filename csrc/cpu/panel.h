@@ -13,7 +13,7 @@
 // panel's part of that block (L1) meets all of them before the next panel's does. x comes from L3 once
 // a chunk: with 32 rows a chunk that traffic, 80 B a nonzero at 90 %, was half of the time at m = 256.
 #pragma once
-#include "core/linear.h"
+#include "cpu/pack.h"
 
 namespace sparsecore {
 namespace {
@@ -23,20 +23,6 @@ struct RowList {
   const int32_t* cols;
   int64_t count;
 };
-
-inline const float* widen_all(const void* base, Dtype d, int64_t begin, int64_t count, float* out) {
-  if (d == Dtype::f32) return static_cast<const float*>(base) + begin;
-  int64_t i = 0;
-  if (d == Dtype::i8) {
-    const int8_t* in = static_cast<const int8_t*>(base) + begin;
-    for (; i + kWiden <= count; i += kWiden) widen(in + i, out + i);
-  } else {
-    const uint16_t* in = static_cast<const uint16_t*>(base) + begin;
-    for (; i + kWiden <= count; i += kWiden) widen(in + i, d, out + i);
-  }
-  for (; i < count; ++i) out[i] = load_f32(base, d, begin + i);
-  return out;
-}
 
 // The same of `size` elements in all, where out has room for kWiden more: a scalar tail at the very end alone. bf16,
 // AVX-512, paired medians: -2 to -5 % at m = 4, 16 and 256, 90 %.
@@ -51,11 +37,41 @@ inline void prefetch(const void* base, int64_t bytes) {
   for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(static_cast<const char*>(base) + b, 0, 2);
 }
 
+// sum + the sum of values[p] * panel[cols[p]], four lanes along m: instructions limit it, so two nonzeros share a
+// register of x86. Against one each, CSR, 4096 columns at 90 and 80 %, in cache: -7 to -16 % beside free cores, -18 to
+// -21 % beside busy ones; four in a 512-bit register gained nothing (the clock falls). kNext: bytes from what is read
+// to what memory is asked for, 0: nothing.
+template <Dtype D, int64_t kNext>
+inline F32x4::reg add_fours(const void* values, const int32_t* cols, int64_t count, const float* panel,
+                            F32x4::reg sum) {
+  constexpr int kValues = 4 * Fours::rows;
+  Fours::reg acc[4] = {Fours::zero(), Fours::zero(), Fours::zero(), Fours::zero()};
+  int64_t p = 0;
+  for (; p + kValues <= count; p += kValues) {
+    if constexpr (kNext > 0) {
+      __builtin_prefetch(reinterpret_cast<const char*>(cols + p) + kNext, 0, 2);
+      __builtin_prefetch(static_cast<const char*>(values) + p * dtype_bytes(D) + kNext, 0, 2);
+    }
+    Fours::reg v;
+    if constexpr (D == Dtype::f32) v = Fours::load(static_cast<const float*>(values) + p);
+    else v = Fours::load(static_cast<const uint16_t*>(values) + p, D);
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u)
+      acc[u] = Fours::fma(Fours::spread(v, u), Fours::gather(panel, cols + p + u * Fours::rows), acc[u]);
+  }
+  sum = F32x4::add(sum, Fours::fold(Fours::add(Fours::add(acc[0], acc[1]), Fours::add(acc[2], acc[3]))));
+  for (; p < count; ++p)
+    sum = F32x4::fma(F32x4::set1(load_f32(values, D, p)), F32x4::load(panel + 4 * int64_t{cols[p]}), sum);
+  return sum;
+}
+
 // strip[0..T) += sum of values[p] * panel[cols[p]]. U independent sums hide the FMA's latency. Loads limit this
 // loop: values come four a load (against one: T = 4, 8, 16 take -14, -12, -15 % on AVX-512, T = 64 -4 %; avx2 T = 4
 // -20 %) and columns two (T = 4: 0.49 to 0.42 ns).
 template <int T>
 inline void axpy(const float* values, const int32_t* cols, int64_t count, const float* panel, float* strip) {
+  if constexpr (T == 4)
+    return F32x4::store(strip, add_fours<Dtype::f32, 0>(values, cols, count, panel, F32x4::load(strip)));
   using V = typename PanelVec<T>::type;
   constexpr int N = T / V::width, U = N >= 8 ? 1 : N >= 2 ? 2 : 4;
   typename V::reg acc[U][N];
@@ -157,13 +173,6 @@ inline bool all_finite(const float* x, int64_t count) {
     top = magnitude > top ? magnitude : top;
   }
   return top < 0x7f800000u;
-}
-
-// Width of the panel that holds rows [first, m) of x, at most `tile`.
-inline int64_t panel_width(int64_t left, int64_t tile) {
-  int64_t width = 4;
-  while (width < left && width < tile) width *= 2;
-  return width;
 }
 
 constexpr int64_t kChunkRows = 256;  // rows of W whose sums are held at once
@@ -421,72 +430,6 @@ inline int64_t panels_run(const Linear& a, const Plan& plan, const float* packed
     }
   }
   return -1;
-}
-
-// Fills pieces [begin, end) of the packed x: rows in fp32, or panels (linear.h).
-inline void pack_x(const Linear& a, const Plan& plan, float* packed, int64_t begin, int64_t end) {
-  constexpr int64_t kLine = 64;
-  alignas(64) constexpr float zeros[kLine] = {};
-  const int64_t c0 = begin * kPackColumns, c1 = end * kPackColumns < a.k ? end * kPackColumns : a.k;
-  const int64_t bytes = dtype_bytes(a.dtype), tile = plan.tile == 0 ? 1 : plan.tile;
-  const auto row = [&](int64_t i) { return static_cast<const char*>(a.x) + i * a.x_stride * bytes; };
-  for (int64_t c = c0; c < c1; c += kLine) {
-    const int64_t span = c1 - c < kLine ? c1 - c : kLine;
-    alignas(64) float line[4][kLine];
-    for (int64_t first = 0; first < a.m; first += tile) {
-      const int64_t width = plan.tile == 0 ? 1 : panel_width(a.m - first, tile);
-      float* out = packed + first * a.k + c * width;
-      if (width == 1) {
-        const float* in = widen_all(row(first), a.dtype, c, span, out);
-        if (in != out) std::memcpy(out, in, static_cast<size_t>(span) * sizeof(float));
-        continue;
-      }
-      for (int64_t i = 0; i < width; i += 4, out += 4) {
-        const float* in[4];
-        for (int64_t r = 0; r < 4; ++r)
-          in[r] = first + i + r < a.m ? widen_all(row(first + i + r), a.dtype, c, span, line[r]) : zeros;
-        int64_t j = 0;
-        for (; j + 4 <= span; j += 4) {
-          F32x4::reg t[4] = {F32x4::load(in[0] + j), F32x4::load(in[1] + j), F32x4::load(in[2] + j),
-                             F32x4::load(in[3] + j)};
-          F32x4::transpose(t);
-#pragma GCC unroll 4
-          for (int64_t r = 0; r < 4; ++r) F32x4::store(out + (j + r) * width, t[r]);
-        }
-        for (; j < span; ++j)
-          for (int64_t r = 0; r < 4; ++r) out[j * width + r] = in[r][j];
-      }
-    }
-  }
-}
-
-// Fills pieces [begin, end) of x packed by words of 64 columns: [pass of M rows][word][M][64], 0 beyond k and for
-// rows beyond m. Of each `lanes` columns (a step) those that are equal modulo `parts` come together, in order.
-inline void pack_words(const Linear& a, int64_t M, int64_t lanes, int64_t parts, float* packed, int64_t begin,
-                       int64_t end) {
-  static_assert(kPackColumns % 64 == 0);
-  const int64_t words = (a.k + 63) / 64, rows = (a.m + M - 1) / M * M, per = kPackColumns / 64;
-  const int64_t word_end = end * per < words ? end * per : words;
-  int32_t order[64];
-  for (int64_t s = 0; s < 64; s += lanes)
-    for (int64_t j = 0; j < lanes; ++j)
-      order[s + j % parts * (lanes / parts) + j / parts] = static_cast<int32_t>(s + j);
-  for (int64_t i = 0; i < rows; ++i) {
-    const void* row = static_cast<const char*>(a.x) + i * a.x_stride * dtype_bytes(a.dtype);
-    for (int64_t word = begin * per; word < word_end; ++word) {
-      const int64_t c = word * 64, live = i >= a.m ? 0 : a.k - c < 64 ? a.k - c : 64;
-      alignas(64) float line[64];
-      const float* in = widen_all(row, a.dtype, c, live, line);
-      if (live < 64) {
-        if (in != line && live > 0) std::memcpy(line, in, static_cast<size_t>(live) * sizeof(float));
-        for (int64_t j = live; j < 64; ++j) line[j] = 0.0f;
-        in = line;
-      }
-      float* out = packed + ((i / M * words + word) * M + i % M) * 64;
-      for (int j = 0; j < 64; j += 4)
-        F32x4::store(out + j, parts > 1 ? F32x4::gather(in, order + j) : F32x4::load(in + j));
-    }
-  }
 }
 
 }  // namespace

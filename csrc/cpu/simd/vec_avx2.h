@@ -22,12 +22,7 @@ constexpr int kTileRows = 6, kTileRegisters = 2;
 
 constexpr int64_t kWiden = 8;  // elements the widening loads take
 
-inline void widen(const uint16_t* in, Dtype d, float* out) {
-  const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
-  const __m256 f =
-      d == Dtype::bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)) : _mm256_cvtph_ps(h);
-  _mm256_storeu_ps(out, f);
-}
+inline void widen(const uint16_t* in, Dtype d, float* out) { _mm256_storeu_ps(out, Fours::load(in, d)); }
 inline void widen(const int8_t* in, float* out) {
   const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in));
   _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)));

@@ -52,6 +52,19 @@ struct F32x4 {
   }
 };
 
+// A row of four floats in a register.
+struct Fours : F32x4 {
+  static constexpr int rows = 1;
+  using F32x4::load;
+  static reg load(const uint16_t* p, Dtype d) {
+    const uint16x4_t h = vld1_u16(p);
+    return d == Dtype::bf16 ? vreinterpretq_f32_u32(vshll_n_u16(h, 16)) : vcvt_f32_f16(vreinterpret_f16_u16(h));
+  }
+  SPARSECORE_INLINE static reg spread(reg a, int i) { return pick(a, i); }
+  static reg gather(const float* base, const int32_t* cols) { return load(base + 4 * int64_t{cols[0]}); }
+  static F32x4::reg fold(reg a) { return a; }
+};
+
 using Wide = F32x4;
 // Registers that hold a panel of T floats.
 template <int T>
@@ -64,10 +77,7 @@ constexpr int kTileRows = 6, kTileRegisters = 4;
 
 constexpr int64_t kWiden = 4;  // elements the widening loads take
 
-inline void widen(const uint16_t* in, Dtype d, float* out) {
-  const uint16x4_t h = vld1_u16(in);
-  vst1q_f32(out, d == Dtype::bf16 ? vreinterpretq_f32_u32(vshll_n_u16(h, 16)) : vcvt_f32_f16(vreinterpret_f16_u16(h)));
-}
+inline void widen(const uint16_t* in, Dtype d, float* out) { vst1q_f32(out, Fours::load(in, d)); }
 inline void widen(const int8_t* in, float* out) {
   for (int i = 0; i < 4; ++i) out[i] = in[i];
 }

@@ -94,5 +94,29 @@ struct F32x8 {
   }
 };
 
+// Two rows of four floats in a register.
+struct Fours : F32x8 {
+  static constexpr int rows = 2;
+  using F32x8::load;
+  static reg load(const uint16_t* p, Dtype d) {
+    const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return d == Dtype::bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)) : _mm256_cvtph_ps(h);
+  }
+  // Values 2 i and 2 i + 1, four lanes each.
+  SPARSECORE_INLINE static reg spread(reg a, int i) {
+    const __m256i first = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    return _mm256_permutevar8x32_ps(a, _mm256_add_epi32(first, _mm256_set1_epi32(2 * i)));
+  }
+  // Rows cols[0] and cols[1], which come in one load; doubled together, an address scales them by 8.
+  SPARSECORE_INLINE static reg gather(const float* base, const int32_t* cols) {
+    uint64_t two;
+    std::memcpy(&two, cols, sizeof(two));
+    two += two;
+    const __m128 low = _mm_loadu_ps(base + 2 * static_cast<uint64_t>(static_cast<uint32_t>(two)));
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(base + 2 * (two >> 32)), 1);
+  }
+  static F32x4::reg fold(reg a) { return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); }
+};
+
 }  // namespace
 }  // namespace sparsecore

@@ -93,14 +93,41 @@ struct Decoder {
   bool close(int64_t row, int64_t at) const { return at == w.offset(row + 1) - w.offset(row); }
 };
 
+// Two to four rows of x: a row of W is checked, then met in one go, its values widened as they come.
+template <Dtype D>
+inline int64_t fours_run(const Linear& a, const float* x, const CsrView& w, int64_t begin, int64_t end) {
+  constexpr int64_t kRows = 16;
+  const Decoder decoder{w};
+  alignas(64) float strips[kRows * 4];
+  for (int64_t row = begin; row < end; row += kRows) {
+    const int64_t count = end - row < kRows ? end - row : kRows;
+    for (int64_t r = 0; r < count; ++r) {
+      if (!decoder.open(row + r)) return row + r;
+      const int64_t first = w.offset(row + r), length = w.offset(row + r + 1) - first;
+      const int32_t* cols = static_cast<const int32_t*>(w.col) + first;
+      if (!columns_ok(cols, length, 0, w.k)) return row + r;
+      const void* values = static_cast<const char*>(w.values) + first * dtype_bytes(D);
+      F32x4::store(strips + 4 * r, add_fours<D, kAhead>(values, cols, length, x, F32x4::zero()));
+    }
+    store_strip(a, nullptr, strips, 4, 0, a.m, row, count);
+  }
+  return -1;
+}
+
 Plan plan(const Linear& a, const CsrView&) { return a.m > kRowsDirect ? panel_plan(a, false) : rows_plan(a); }
 
 void pack(const Args& a, int64_t begin, int64_t end) { pack_x(a.dense, a.plan, a.packed, begin, end); }
 
 int64_t run(const Args& a, int64_t begin, int64_t end, void* scratch) {
   const Decoder decoder{a.weight};
-  if (a.plan.chunk_rows == 1) return rows_run(a.dense, a.plan, a.packed, nullptr, decoder, begin, end);
-  return panels_run(a.dense, a.plan, a.packed, nullptr, decoder, begin, end, scratch);
+  if (a.plan.chunk_rows != 1) return panels_run(a.dense, a.plan, a.packed, nullptr, decoder, begin, end, scratch);
+  if (a.plan.tile != 4 || a.weight.index != Dtype::i32)
+    return rows_run(a.dense, a.plan, a.packed, nullptr, decoder, begin, end);
+  switch (a.weight.value) {
+    case Dtype::bf16: return fours_run<Dtype::bf16>(a.dense, a.packed, a.weight, begin, end);
+    case Dtype::f16: return fours_run<Dtype::f16>(a.dense, a.packed, a.weight, begin, end);
+    default: return fours_run<Dtype::f32>(a.dense, a.packed, a.weight, begin, end);
+  }
 }
 
 }  // namespace
