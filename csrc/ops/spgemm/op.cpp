@@ -19,7 +19,7 @@ constexpr CsrNames kG{"crow_indices", "col_indices", "grad", "rows of a", "n:"};
 // Scratch that is not worth asking the system about.
 constexpr int64_t kSmallScratch = 64 << 20;
 // Of several threads, a product of so few bytes, were no column met twice, is made in one pass.
-constexpr int64_t kSmall = 4 << 20;
+constexpr int64_t kOnePass = 4 << 20;
 // A row that is this share of a thread's work, and this many products, is cut into parts.
 constexpr int64_t kHeavyShare = 4, kHeavyProducts = 1 << 17;
 
@@ -179,11 +179,11 @@ void allocate(Args& args, Output& c, const Optional& like) {
   check_nonzeros(args.a, args.nnz);
   c.col = empty(args.a.index, {args.nnz});
   args.col = c.col.mutable_data_ptr();
-  large_pages(args.col, args.nnz * dtype_bytes(args.a.index));
+  large_pages(args.col, args.nnz * dtype_bytes(args.a.index), 0);
   if (!like) return;
   c.values = empty_like_dtype(*like, {args.nnz});
   args.values = c.values->mutable_data_ptr();
-  large_pages(args.values, args.nnz * dtype_bytes(args.a.value));
+  large_pages(args.values, args.nnz * dtype_bytes(args.a.value), 0);
 }
 
 // Tasks are filled into room for all that they can hold and moved together, and the room, cut to size, becomes C: no
@@ -195,15 +195,18 @@ class Room {
     const bool alone = product.threads() == 1;
     const int64_t most = alone ? product.most_nonzeros() : product.products(), each = index_ + value_;
     if (!can_adopt() || product.bounded() || (index_ == 4 && most > std::numeric_limits<int32_t>::max())) return;
-    if (most > kSmall / each && !(alone && most <= free_bytes() / 2 / each)) return;
-    columns_ = try_reserve_room(most * index_);
-    values_ = try_reserve_room(most * value_);
+    if (most > kOnePass / each && !(alone && most <= free_bytes() / 2 / each)) return;
+    keep_heap(most * each);
+    columns_ = try_reserve(most * index_);
+    values_ = try_reserve(most * value_);
     if (!*this) {
       columns_.reset();
       return;
     }
-    large_pages(columns_.get(), most * index_);
-    large_pages(values_.get(), most * value_);
+    if (!alone) return;  // tasks lie apart, and each would begin large pages
+    bytes_ = {most * index_, most * value_};
+    large_pages(columns_.get(), bytes_.first, kBegun);
+    large_pages(values_.get(), bytes_.second, kBegun);
   }
 
   explicit operator bool() const { return columns_ && values_; }
@@ -221,6 +224,8 @@ class Room {
       move(columns_, t, args.work[t.begin], index_);
       move(values_, t, args.work[t.begin], value_);
     }
+    small_pages(columns_.get(), bytes_.first);
+    small_pages(values_.get(), bytes_.second);
     Output c{crow, adopt(std::move(columns_), args.nnz, index_, dtype_code(crow)), {}};
     if (like) c.values = adopt(std::move(values_), args.nnz, value_, dtype_code(*like));
     return c;
@@ -231,7 +236,10 @@ class Room {
     if (t.at != from) std::memmove(memory.get() + t.at * each, memory.get() + from * each, t.count * each);
   }
 
+  static constexpr int64_t kBegun = 4 << 20;  // bytes of an array in small pages: the last large one adds half at most
+
   int64_t index_, value_;
+  std::pair<int64_t, int64_t> bytes_{0, 0};  // in large pages
   Memory columns_{nullptr, &std::free}, values_{nullptr, &std::free};
 };
 
@@ -251,6 +259,8 @@ Output multiply(const Tensor& a_crow, const Tensor& a_col, const Optional& a_val
   args.nnz = product.kernel().offsets(args, product.tasks.data(), static_cast<int64_t>(product.tasks.size()));
   allocate(args, c, a_values);
   product.each_task([&](Task& t, void* scratch) { product.kernel().fill(args, t, scratch); });
+  small_pages(args.col, args.nnz * dtype_bytes(args.a.index));
+  if (a_values) small_pages(args.values, args.nnz * dtype_bytes(args.a.value));
   return c;
 }
 
