@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// spmm_nm on CUDA by fused multiply-adds:
+// spmm_nm on CUDA. Where x has 16 bits and its dtype holds what a packed W stores, tensor cores: see
+// spmm_nm_cuda_mma.h. Else fused multiply-adds:
 //   nm_rows_kernel   packed groups. A warp owns R rows of W and M rows of x; `split` warps share these rows and take
 //                    turns along k, so that a small W fills the device. A lane takes 16 columns (64 of 1:8 and 1:16):
 //                    its positions in one load, its values in as few as 16 bytes a load allow, its sums' x from shared
@@ -12,11 +13,14 @@
 // cycle: with M = 1 its memory is the limit (4096 x 4096 in 11 us), from M = 4 on shared memory is.
 // Past some 16 rows of x in fp32 a dense product is faster. Not yet measured on a device: R, M and split are choices.
 //
+// sass nm_mma_kernel: LDG LDGSTS LDSM.16.M88.4 BAR.SYNC; no LDL STL
+// sass nm_mma_kernel: some HMMA.SP.16832.F32.BF16 HMMA.SP.16832.F32 HMMA.16816.F32.BF16 HMMA.16816.F32 LDG.128 LDG.64
 // sass nm_rows_kernel: LDG LDS FFMA SHFL BAR.SYNC; no LDL STL
 // sass nm_rows_kernel: some LDG.128 LDG.64 LDS.64 LDS.128
 // sass fan_in_kernel: LDG LDS FFMA SHFL VOTE BAR.SYNC; no LDL STL
 #include "cuda/block.h"
 #include "ops/spmm_nm/spmm_nm_cuda_elements.h"
+#include "ops/spmm_nm/spmm_nm_cuda_mma.h"
 
 namespace sparsecore::spmm_nm {
 namespace {
@@ -192,6 +196,7 @@ const char* launch_values(const Linear& d, const NmView& w, void* stream) {
 const char* launch(const Linear& d, const NmView& w, void* stream) {
   if (d.m == 0) return nullptr;
   if ((d.n + kRows - 1) / kRows > 0x7fffffff) return "out_features: more than a grid holds";
+  if (takes_mma(d, w)) return launch_mma(d, w, kGridRows, stream);
   switch (w.value) {
     case Dtype::bf16:
     case Dtype::f16: return launch_values<uint16_t>(d, w, stream);
