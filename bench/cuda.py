@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels on this GPU, against dense torch; spgemm's against its peers (cuda_spgemm.py):
-python -m sparsecore.bench.cuda [--quick] [--out FILE]
+"""CUDA kernels on this GPU, against dense torch; N:M weights against torch's too (cuda_nm.py), spgemm against
+its peers (cuda_spgemm.py):  python -m sparsecore.bench.cuda [--quick] [--out FILE]
 
 Each answer is checked before it is timed. A time is the median of replays of a CUDA graph that holds several
 calls on copies of the weight that together exceed the L2 cache, as a model's layers do; W comes from memory.
@@ -9,57 +9,21 @@ calls on copies of the weight that together exceed the L2 cache, as a model's la
 
 import argparse
 import json
-import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from sparsecore import Bitmap, linear, testing
 
-from . import cuda_spgemm
+from . import cuda_nm, cuda_spgemm
+from .cuda_graph import copies, copy_rate, seconds
 
 SHAPES = ((1536, 576), (4096, 4096), (11008, 4096))
 ZEROS = (0.5, 0.7, 0.9)
 ROWS = (1, 4, 16, 32)
-REPLAYS = 15
 LINE = (
     "{n:6} x {k:5}  {zeros:.0%} zeros  m = {m:2}  {value:8}  {us:8.1f} us  dense bfloat16 {dense_us:8.1f} us"
     "  {speedup:5.2f}x  {fraction:.0%} of the copy rate"
 )
-
-
-def seconds(calls: list[Callable[[], object]]) -> float:
-    """Median time of a call, of all calls in one graph."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for call in calls:
-            call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times = []
-    for _ in range(REPLAYS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3 / len(calls))
-    return statistics.median(times)
-
-
-def copy_rate() -> float:
-    """Bytes read and written a second, of a large copy."""
-    a, b = (torch.empty(2**28, dtype=torch.uint8, device="cuda") for _ in range(2))
-    return 2 * a.numel() / seconds([lambda: b.copy_(a)] * 4)
-
-
-def copies(size: int) -> int:
-    """How many weights of `size` bytes exceed the L2 cache twice; at most 64."""
-    cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 64 * 2**20)
-    return max(2, min(64, 2 * cache // max(size, 1) + 1))
 
 
 def measure(n: int, k: int, zeros: float, m: int, value: torch.dtype, rate: float) -> dict:
@@ -104,12 +68,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one shape")
     parser.add_argument("--out", type=Path, help="a JSON file of the rows")
     options = parser.parse_args()
-    rows = run(options.quick)
-    if options.out:  # what comes after may take long
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    rows += cuda_spgemm.run(options.quick)
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    rows: list[dict] = []
+    for part in (run, cuda_nm.run, cuda_spgemm.run):
+        rows += part(options.quick)
+        if options.out:  # what comes after may take long
+            options.out.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 

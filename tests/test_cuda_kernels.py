@@ -10,6 +10,7 @@ from pathlib import Path
 import cases
 import native
 import pytest
+import test_conversions
 import torch
 import verify
 from sparsecore import ledger
@@ -37,12 +38,9 @@ def variant_of(op: str) -> native.Variant:
 
 
 def convert(op: str, inputs: dict, exact: tuple[torch.Tensor, ...], seed: int = 0):
-    """The outputs, begun as NaN, and the first row that was refused or -1."""
-    arrays, names, integers = cases.of(op).native(inputs)
-    outputs = {n: torch.full_like(e, float("nan")) for n, e in zip(names, exact, strict=True)}
-    outcome = native.call(variant_of(op), arrays, outputs, **integers, seed=seed)
-    assert outcome["intact"]
-    return tuple(outputs.values()), outcome["bad_row"]
+    """The outputs, poisoned before, and the first row that was refused or -1."""
+    outputs, outcome = test_conversions.run(variant_of(op), op, inputs, exact, seed=seed)
+    return outputs, outcome["bad_row"]
 
 
 @pytest.mark.parametrize("op", [*WEIGHTS, *CONVERSIONS])
@@ -127,13 +125,16 @@ def test_a_broken_row_is_nan_and_no_other(op):
 
 @pytest.mark.parametrize("op", CONVERSIONS)
 def test_a_broken_row_is_converted_to_nan(op):
+    """All of a dense row; of a compressed one what the fault is in, or its scale."""
     inputs = cases.of(op).inputs(cases.Case(0, 50, 120, 0.4))
     exact, broken = verify.as_tuple(cases.reference(op, inputs)), 0
     for name, damaged in cases.of(op).damage(inputs):
         faulty = cases.of(op).broken_rows(damaged)
-        (dense,), _ = convert(op, damaged, exact)
-        nan = {i for i in range(50) if dense[i].isnan().any()}
-        assert nan == faulty and all(dense[i].isnan().all() for i in nan), f"{name}: {nan}, broken {faulty}"
+        like = exact if len(exact) == 1 else verify.as_tuple(cases.reference(op, damaged))
+        made, _ = convert(op, damaged, like)
+        nan = {i for i in range(50) for t in made if t.numel() and t[i].isnan().any()}
+        assert nan == faulty, f"{name}: {nan}, broken {faulty}"
+        assert len(made) > 1 or all(made[0][i].isnan().all() for i in nan)
         broken += bool(nan)
     assert broken > 5
 
@@ -146,10 +147,11 @@ def test_16_bit_numbers_are_read_and_rounded_right(op, dtype):
     # Emulated, conversions are those of csrc/core/dtype.h, which the CPU's kernels prove: every 16th number.
     eye, number = torch.eye(64), finite_bits(dtype).view(1024, 64)[:: 1 if on_hardware else 16]
     made, n = cases.of(op).inputs, len(number)
-    stored = {**made(cases.Case(1, n, 64, 1.0, value=dtype)), "values": number.flatten()}
+    fill = lambda inputs, numbers: {**inputs, "values": numbers.reshape(inputs["values"].shape)}
+    stored = fill(made(cases.Case(1, n, 64, 1.0, value=dtype)), number)
     y, _ = run(variant_of(op), op, {**stored, "x": eye})
     assert torch.equal(y, number.float().T)
-    identity = {**made(cases.Case(1, 64, 64, 1.0)), "values": eye.flatten()}
+    identity = fill(made(cases.Case(1, 64, 64, 1.0)), eye)
     y, _ = run(variant_of(op), op, {**identity, "x": number})
     assert torch.equal(y, number)
     wide = torch.randint(-(2**31), 2**31, (1024, 64), generator=torch.Generator().manual_seed(1)).int()[:n]
@@ -157,7 +159,7 @@ def test_16_bit_numbers_are_read_and_rounded_right(op, dtype):
     halfway = (wide.view(torch.int32) & -(2**16) | 2**15).view(torch.float32)  # ties of bfloat16
     plain = made(cases.Case(1, n, 64, 1.0))
     for numbers in (wide, halfway, wide / 2.0**100, wide.clamp(-70000, 70000)):
-        y, _ = run(variant_of(op), op, {**plain, "values": numbers.flatten(), "x": eye[5:6].to(dtype)})
+        y, _ = run(variant_of(op), op, {**fill(plain, numbers), "x": eye[5:6].to(dtype)})
         assert torch.equal(y[0], numbers[:, 5].to(dtype))
 
 

@@ -11,7 +11,7 @@ import pytest
 import sparsecore
 import torch
 import verify
-from sparsecore import Bitmap
+from sparsecore import Bitmap, Nm
 from test_conversions import difference
 from test_cuda_kernels import CONVERSIONS, CUDA, WEIGHTS
 
@@ -84,12 +84,12 @@ def test_a_graph_replays_on_new_numbers(op):
 @pytest.mark.parametrize("op", CONVERSIONS)
 def test_a_graph_of_a_conversion(op):
     inputs = there(cases.of(op).inputs(cases.Case(0, 40, 700, 0.4)))
-    expected = cases.function(op)(**inputs)
+    expected = verify.as_tuple(cases.function(op)(**inputs))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        made = cases.function(op)(**inputs)
+        made = verify.as_tuple(cases.function(op)(**inputs))
     graph.replay()
-    assert torch.equal(made, expected)
+    assert not difference(tuple(t.cpu() for t in made), tuple(t.cpu() for t in expected))
 
 
 @pytest.mark.parametrize("op", WEIGHTS)
@@ -135,10 +135,11 @@ def test_a_broken_row_is_nan_and_the_device_lives_on(op):
 def test_words_that_are_not_aligned(op):
     inputs = there(cases.of(op).inputs(CASE))
     expected = cases.function(op)(**inputs)
-    mask = inputs["bitmask"]
-    memory = torch.empty(mask.numel() + 3, dtype=torch.uint8, device="cuda")
-    inputs["bitmask"] = memory[3:].view(mask.shape).copy_(mask)
-    assert inputs["bitmask"].data_ptr() % 4 != 0
+    for name in {"spmm_bitmap": ("bitmask",), "spmm_nm": ("values", "positions")}[op]:
+        t = inputs[name]
+        memory = torch.empty(t.numel() + 1, dtype=t.dtype, device="cuda")
+        inputs[name] = memory[1:].view(t.shape).copy_(t)
+        assert inputs[name].data_ptr() % 16 != 0
     assert torch.equal(cases.function(op)(**inputs), expected)
 
 
@@ -172,6 +173,21 @@ def test_opcheck_and_compile(op):
     torch._dynamo.reset()
     compiled = torch.compile(cases.function(op), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(**inputs), cases.function(op)(**inputs))
+
+
+def test_nm_on_the_gpu():
+    """The format is made there and used there; a mask that selects too many is refused."""
+    w = torch.randn(70, 270, device="cuda", dtype=torch.bfloat16)
+    for n, m in ((2, 4), (4, 8), (1, 16), (30, None)):
+        made = Nm.from_dense(w, n, m)
+        made.check()
+        on_cpu = Nm.from_dense(w.cpu(), n, m)
+        assert torch.equal(made.to_dense().cpu(), on_cpu.to_dense())
+        assert torch.equal(made.positions.cpu(), on_cpu.positions)
+        x = torch.randn(5, 270, dtype=torch.bfloat16)
+        torch.testing.assert_close(sparsecore.linear(x.cuda(), made).cpu(), sparsecore.linear(x, on_cpu))
+    with pytest.raises(ValueError, match=r"^mask: row 0 selects more than 2 in a group of 4"):
+        Nm.from_dense(w, 2, 4, mask=w != 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)

@@ -61,6 +61,68 @@ inline NmView nm_view(const Tensor& values, const Tensor& positions, const std::
   return w;
 }
 
+// `out` shares no memory with the rest of a weight op's arguments.
+inline void check_disjoint_nm(const Tensor& out, const Tensor& values, const Tensor& positions,
+                              const std::optional<Tensor>& scales, const std::optional<Tensor>& bias) {
+  check_disjoint(out, values, "values");
+  check_disjoint(out, positions, "positions");
+  if (scales) check_disjoint(out, *scales, "scales");
+  if (bias) check_disjoint(out, *bias, "bias");
+}
+
+// The tensors of a call of nm_compress: its inputs with adjacent columns, its outputs.
+struct NmCompressed {
+  Tensor w, values, positions, scales;
+  std::optional<Tensor> mask;
+};
+
+// Checks the arguments, allocates the outputs and fills `args`.
+template <class Args>
+NmCompressed nm_compressed(Args& args, const Tensor& w, int64_t n, int64_t m, ScalarType dtype,
+                           const std::optional<Tensor>& mask) {
+  check_device(w, "w");
+  SPARSECORE_REQUIRE(w.dim() == 2, "w: must be [out_features, in_features], not of ", w.dim(), " dimension(s)");
+  const std::optional<Dtype> to = as_dtype(dtype);
+  SPARSECORE_REQUIRE(to == Dtype::f32 || to == Dtype::bf16 || to == Dtype::f16 || to == Dtype::i8 || to == Dtype::f8,
+                     "dtype: must be float32, bfloat16, float16, int8 or float8_e4m3fn, not ",
+                     torch::headeronly::toString(dtype));
+  args.from = float_dtype(w, "w");
+  args.to = *to;
+  args.k = w.size(1);
+  const int64_t rows = w.size(0), k = args.k;
+  SPARSECORE_REQUIRE(k <= std::numeric_limits<int32_t>::max(), "w: in_features must be below 2^31, not ", k);
+  const bool packed = m != 0;
+  if (packed)
+    SPARSECORE_REQUIRE(nm_is_packed(n, m), "n: ", n, ":", m,
+                       " is none of 1:2, 2:4, 4:8, 6:8, 1:4, 2:8, 1:8, 1:16, and of the whole row (m = 0)");
+  else SPARSECORE_REQUIRE(n >= 0 && n <= k, "n: must be in [0, in_features = ", k, "], not ", n);
+  args.keep = n;
+  args.group = packed ? m : k;
+  args.index = packed ? Dtype::i8 : nm_index(k);
+  NmCompressed made;
+  made.w = w.stride(1) == 1 || k <= 1 ? w : torch::stable::contiguous(w);
+  args.w = made.w.const_data_ptr();
+  args.stride = made.w.stride(0);
+  made.mask = mask;
+  if (mask) {
+    check_device(*mask, "mask");
+    check_dtype(*mask, ScalarType::Bool, "mask");
+    SPARSECORE_REQUIRE(mask->dim() == 2 && mask->size(0) == rows && mask->size(1) == k, "mask: must be [", rows, ", ",
+                       k, "] as w");
+    if (mask->stride(1) != 1 && k > 1) made.mask = torch::stable::contiguous(*mask);
+    args.mask = static_cast<const uint8_t*>(made.mask->const_data_ptr());
+    args.mask_stride = made.mask->stride(0);
+  }
+  const NmView view = args.view();
+  made.values = empty(args.to, {rows, packed ? nm_words(k) * (kNmColumns / m) : 1, n});
+  made.positions = packed ? empty(aoti_torch_dtype_uint8(), {rows, view.row_bytes()}) : empty(args.index, {rows, n});
+  made.scales = empty(Dtype::f32, {scaled(args.to) ? rows : 0});
+  args.values = made.values.mutable_data_ptr();
+  args.positions = made.positions.mutable_data_ptr();
+  if (scaled(args.to)) args.scales = static_cast<float*>(made.scales.mutable_data_ptr());
+  return made;
+}
+
 inline void raise(const NmFinding& f, const NmView& w) {
   SPARSECORE_REQUIRE(f.fault != NmFault::range, "positions: row ", f.row, " has column ", f.column, ", outside [0, ",
                      w.k, ")");

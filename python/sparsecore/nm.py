@@ -23,6 +23,15 @@ _SCALED = (torch.int8, torch.float8_e4m3fn)
 _KINDS = ", ".join(f"{n}:{m}" for n, m in nm_to_dense.PACKED)
 
 
+def _require_at_most(mask: Tensor, n: int, m: int) -> None:
+    """Waits for the device: an op there cannot refuse a mask."""
+    selected = torch.nn.functional.pad(mask, (0, -mask.shape[1] % m)).unflatten(1, (-1, m)).sum(2)
+    rows = (selected > n).any(1).nonzero()
+    _require(
+        not len(rows), f"mask: row {int(rows[0]) if len(rows) else 0} selects more than {n} in a group of {m}"
+    )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Nm(_Format):
     """N:M weight ``[rows, k]``: n of every m columns stored, or of the whole row (constant fan-in).
@@ -152,6 +161,8 @@ class Nm(_Format):
             made = _either(nm_compress, w)(w.detach(), n, m or 0, dtype, mask)
         except RuntimeError as error:
             raise ValueError(str(error).split("\n")[0]) from None
+        if mask is not None and w.is_cuda:
+            _require_at_most(mask, n, m or max(w.shape[1], 1))
         values, positions, scales = made
         return cls(values, positions, (w.shape[0], w.shape[1]), scales if dtype in _SCALED else None)
 

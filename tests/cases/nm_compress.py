@@ -92,3 +92,10 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
             mask = torch.zeros(w.shape, dtype=torch.bool)
             mask[row, : n + 1] = True
             yield "mask", {**inputs, "n": n, "m": m, "mask": mask}
+
+
+def broken_rows(inputs: dict) -> set[int]:
+    """Rows in which the mask selects too many of a group that stores something."""
+    n, m, mask = inputs["n"], inputs["m"] or inputs["w"].shape[1], inputs["mask"]
+    selected = torch.nn.functional.pad(mask, (0, -mask.shape[1] % m)).view(mask.shape[0], -1, m).sum(2)
+    return set((selected > n).any(1).nonzero().flatten().tolist()) if n else set()

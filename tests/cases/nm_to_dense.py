@@ -53,3 +53,7 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
     for name, broken in spmm_nm.damage(as_weight(inputs)):
         if broken["values"].dtype is f32:
             yield name, {n: broken[n] for n in inputs if n != "k"} | {"k": inputs["k"]}
+
+
+def broken_rows(inputs: dict) -> set[int]:
+    return spmm_nm.broken_rows(as_weight(inputs))

@@ -156,6 +156,23 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
         yield "positions", {**inputs, "values": stored.to(values.dtype), "positions": broken}
 
 
+def broken_rows(inputs: dict) -> set[int]:
+    """Rows that break an invariant of their own."""
+    values, positions = inputs["values"], inputs["positions"]
+    k, n = inputs["x"].shape[-1], values.shape[2]
+    m = nm_to_dense.group_size(values, positions, k)
+    if nm_to_dense.is_mask(n, m) and positions.dtype is torch.uint8:
+        counts = (positions[..., None] >> torch.arange(8) & 1).sum(-1)
+        return set((counts != n).any(1).nonzero().flatten().tolist())
+    cols = nm_to_dense.columns(values, positions, k).view(values.shape)
+    wrong = (cols.diff(dim=2) <= 0).any(2).any(1)
+    if positions.dtype is not torch.uint8:
+        wrong |= ((cols < 0) | (cols >= k)).any(2).any(1)
+    elif m == 8:  # fields of 4 bits
+        wrong |= ((positions & 0x88) != 0).any(1)
+    return set(wrong.nonzero().flatten().tolist())
+
+
 def flops(inputs: dict) -> int:
     m = inputs["x"].numel() // max(inputs["x"].shape[-1], 1)
     return 2 * m * inputs["values"].numel()

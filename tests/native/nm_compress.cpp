@@ -7,29 +7,9 @@
 namespace sparsecore::native {
 namespace {
 
-// w [rows, stride], mask [rows, stride] or absent; values, positions and, for 8 bits, scales are outputs.
 Outcome run(const nm_compress::Kernel& kernel, const Call& call) {
-  const Array &w = call.array("w"), &values = call.array("values"), &positions = call.array("positions");
-  const Array* mask = call.find("mask");
-  const Array* scales = call.find("scales");
-  const int64_t rows = values.shape[0], k = call.integer("k");
-  const bool scaled = values.dtype == Dtype::i8 || values.dtype == Dtype::f8, packed = positions.dtype == Dtype::i8;
-  nm_compress::Args args{};
-  args.k = k;
-  args.w = w.data;
-  args.stride = w.shape[1];
-  if (mask) args.mask = mask->as<uint8_t>(), args.mask_stride = mask->shape[1];
-  args.keep = values.shape[2];
-  args.group = packed ? nm_group_size(values.shape[1], args.keep, k) : k;
-  args.values = values.data;
-  args.positions = positions.data;
-  if (scaled) args.scales = scales->as<float>();
-  args.from = w.dtype;
-  args.to = values.dtype;
-  args.index = positions.dtype;
-  if (w.shape[0] != rows || w.shape[1] < k || (mask && (mask->shape[0] != rows || mask->shape[1] < k)) ||
-      (scaled && scales->size() != rows) || positions.shape != positions_shape(args.view(), rows))
-    throw std::invalid_argument("w, mask, values, positions, scales and k do not fit together");
+  const auto args = compress_args<nm_compress::Args>(call);
+  const int64_t rows = call.array("values").shape[0];
   return run_rows(call, rows, [&](int64_t begin, int64_t end) { return kernel.run(args, begin, end); });
 }
 

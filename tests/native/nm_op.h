@@ -83,6 +83,34 @@ inline NmView nm_weight(const Call& call) {
   return w;
 }
 
+// Arguments of nm_compress: w [rows, stride], mask [rows, stride] or absent; values, positions and, for 8 bits, scales
+// are outputs.
+template <class Args>
+Args compress_args(const Call& call) {
+  const Array &w = call.array("w"), &values = call.array("values"), &positions = call.array("positions");
+  const Array* mask = call.find("mask");
+  const Array* scales = call.find("scales");
+  const int64_t rows = values.shape[0], k = call.integer("k");
+  const bool scaled = values.dtype == Dtype::i8 || values.dtype == Dtype::f8, packed = positions.dtype == Dtype::i8;
+  Args args{};
+  args.k = k;
+  args.w = w.data;
+  args.stride = w.shape[1];
+  if (mask) args.mask = mask->as<uint8_t>(), args.mask_stride = mask->shape[1];
+  args.keep = values.shape[2];
+  args.group = packed ? nm_group_size(values.shape[1], args.keep, k) : k;
+  args.values = values.data;
+  args.positions = positions.data;
+  if (scaled) args.scales = scales->as<float>();
+  args.from = w.dtype;
+  args.to = values.dtype;
+  args.index = positions.dtype;
+  if (w.shape[0] != rows || w.shape[1] < k || (mask && (mask->shape[0] != rows || mask->shape[1] < k)) ||
+      (scaled && scales->size() != rows) || positions.shape != positions_shape(args.view(), rows))
+    throw std::invalid_argument("w, mask, values, positions, scales and k do not fit together");
+  return args;
+}
+
 // Small numbers in any dtype of values.
 inline void fill_values(Random& random, void* data, Dtype d, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {

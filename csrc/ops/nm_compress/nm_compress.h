@@ -47,4 +47,10 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// On CUDA: the same for all rows on a stream (a cudaStream_t), whose device holds every array; values and positions
+// are aligned to what 64 columns of a row take, to 16 bytes at most. A group, or a constant fan-in's row, of which the
+// mask selects too many stores NaN at the lowest columns selected, its row's scale is NaN. Reads nothing on the host,
+// allocates nothing, may be captured. Null, or the error's text.
+const char* launch(const Args&, int64_t rows, void* stream);
+
 }  // namespace sparsecore::nm_compress

@@ -21,4 +21,9 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// On CUDA: the same on a stream (a cudaStream_t), whose device holds every array; values and positions are aligned to
+// what 64 columns of a row take, to 16 bytes at most. A row that breaks an invariant comes out NaN, and nothing outside
+// the arrays is read. Reads nothing on the host, allocates nothing, may be captured. Null, or the error's text.
+const char* launch(const Args&, void* stream);
+
 }  // namespace sparsecore::nm_to_dense

@@ -20,12 +20,7 @@ Tensor forward(const Tensor& x, const Tensor& values, const Tensor& positions, c
   args.dense.n = n;
   args.dense.bias = bias_pointer(bias, x, n);
   Tensor y = linear_output(x, n, out);
-  if (out) {
-    check_disjoint(y, values, "values");
-    check_disjoint(y, positions, "positions");
-    if (scales) check_disjoint(y, *scales, "scales");
-    if (bias) check_disjoint(y, *bias, "bias");
-  }
+  if (out) check_disjoint_nm(y, values, positions, scales, bias);
   args.dense.y = y.mutable_data_ptr();
   args.dense.y_stride = n;
   const int64_t per_row = args.weight.row_values();

@@ -28,7 +28,8 @@ def nm_compress(
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, and for a mask that selects
-            too many.
+            too many. On CUDA, where the call does not wait for the device, such a group stores NaN, and
+            its row's scale is NaN.
     """
     return torch.ops.sparsecore.nm_compress(w, n, m, w.dtype if dtype is None else dtype, mask)
 
