@@ -29,8 +29,8 @@ void append(std::vector<float>& numbers, const Array& a) {
 }
 
 bool is_index(const Array& a) {
-  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 || a.name == "bitmask" ||
-                       a.name == "positions");
+  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 ||
+                       a.name.ends_with("bitmask") || a.name == "positions");
 }
 
 // Flips a bit, or writes an extreme, a neighbour's value or a near miss into index arrays.
