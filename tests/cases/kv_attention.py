@@ -2,7 +2,7 @@
 """Samples of kv_attention, which test_kv_attention.py reads; Cache says what one is made of."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -210,10 +210,3 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
         wrong = inputs[name].clone()
         wrong[compressed, :, 0, byte] ^= bit
         yield name, {**inputs, name: wrong}
-
-
-BENCH = tuple(
-    replace(Cache((n,) * batch, heads, group, 1, d, page=64, dense=0, dtype=bf16, value=bf16), keep=(k, k))
-    for (d, heads, group), n, batch in product(((64, 3, 3), (128, 8, 4)), (4096, 16384), (1, 8))
-    for k in (d * 3 // 10, d // 2)
-)

@@ -59,41 +59,58 @@ SPARSECORE_INLINE const typename E::Element* step(const typename E::Element* p, 
 
 // s[h * kBlock + t] = q[h] . k[t]; q is [register of the columns][H][lane], lines [16][H][lane] of working space.
 // Returns 0 where every token has `keep` bits.
-template <class E, int H, bool dense>
-int64_t scores(const Run& k, const float* q, float* lines, float* s) {
+template <class E, int H, bool dense, int W>
+SPARSECORE_INLINE int64_t scores_of(const Run run, int64_t words, const float* q, float* lines, float* s) {
   using T = typename E::Element;
-  const int64_t words = kv_words(k.head_dim);
+  const T* const values = static_cast<const T*>(run.values);
+  const int64_t keep = run.keep;
   int64_t faults = 0;
-  for (int64_t first = k.begin / kWidth * kWidth; first < k.end; first += kWidth) {
-    const int64_t begin = first < k.begin ? k.begin : first, end = first + kWidth < k.end ? first + kWidth : k.end;
-    for (int64_t t = begin; t < end; ++t) {
-      const T* const from = static_cast<const T*>(k.values) + t * k.keep;
+  for (int64_t first = run.begin / kWidth * kWidth; first < run.end; first += kWidth) {
+    const int64_t begin = first < run.begin ? run.begin : first,
+                  end = first + kWidth < run.end ? first + kWidth : run.end;
+    float* line = lines + (begin - first) * H * kWidth;
+    for (int64_t t = begin; t < end; ++t, line += H * kWidth) {
+      const T* const from = values + t * keep;
       const T* p = from;
-      const uint8_t* bits = k.bits + t * k.bits_step;
-      k.fetch(t, sizeof(T));
+      const uint8_t* bits = run.bits + t * run.bits_step;
+      run.fetch(t, sizeof(T));
       const float* in = q;
       typename Wide::reg sum[H];
 #pragma GCC unroll 8
       for (int h = 0; h < H; ++h) sum[h] = Wide::zero();
-      for (int64_t w = 0; w < words; ++w) {
-        const uint64_t word = kv_word(bits, w);
+      const auto word = [&](int64_t w) {
+        const uint64_t here = kv_word(bits, w);
 #pragma GCC unroll 4
         for (int i = 0; i < 32 / E::lanes; ++i) {
           typename Wide::reg v[E::parts];
-          p = step<E, dense>(p, word, i, v);
+          p = step<E, dense>(p, here, i, v);
 #pragma GCC unroll 2
           for (int part = 0; part < E::parts; ++part, in += H * kWidth)
 #pragma GCC unroll 8
             for (int h = 0; h < H; ++h) sum[h] = Wide::fma(v[part], Wide::load(in + h * kWidth), sum[h]);
         }
+      };
+      if constexpr (W > 0) {
+#pragma GCC unroll 4
+        for (int64_t w = 0; w < W; ++w) word(w);
+      } else {
+        for (int64_t w = 0; w < words; ++w) word(w);
       }
-      faults |= (p - from) ^ k.keep;
+      faults |= (p - from) ^ keep;
 #pragma GCC unroll 8
-      for (int h = 0; h < H; ++h) Wide::store(lines + ((t - first) * H + h) * kWidth, sum[h]);
+      for (int h = 0; h < H; ++h) Wide::store(line + h * kWidth, sum[h]);
     }
     for (int h = 0; h < H; ++h) Wide::store(s + h * kBlock + first, Wide::sums(lines + h * kWidth, H * kWidth));
   }
   return faults;
+}
+
+template <class E, int H, bool dense>
+int64_t scores(const Run& k, const float* q, float* lines, float* s) {
+  const int64_t words = kv_words(k.head_dim);
+  if (words == 2) return scores_of<E, H, dense, 2>(k, words, q, lines, s);
+  if (words == 4) return scores_of<E, H, dense, 4>(k, words, q, lines, s);
+  return scores_of<E, H, dense, 0>(k, words, q, lines, s);
 }
 
 // C steps of columns from step `at` on: sum[h] = sum[h] * kept[h] + weight[h][t] * v[t]. offsets[t] goes from the
