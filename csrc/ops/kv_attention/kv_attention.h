@@ -14,6 +14,10 @@
 // that a token is decompressed once for up to kPanel of them. A split leaves (m, l, sum) a query; merge adds them in
 // order. Neither depends on the number of threads.
 //
+// One 2.8 GHz Ice Lake core that reads 10.3 GB/s, ns a token and KV head, 70 % zeros, bf16, head_dim 64: in cache 8.5 for
+// one query, 16 for 3, 33 for 8 (AVX2 34 for 3); from memory 11.6 and 19, of which its 92 bytes need 9. To fetch the next
+// block a token at a time took 64k tokens from 27 ns to 20; all at once before each block gained nothing.
+//
 // The arrays are untrusted: nothing outside them is read. Nothing aliases out, lse or partial.
 #pragma once
 #include "core/kv.h"
@@ -22,7 +26,7 @@
 namespace sparsecore::kv_attention {
 
 constexpr int64_t kSplitTokens = 512;  // at least; a split is whole pages
-constexpr int64_t kPanel = 8;          // queries that share a decompression
+constexpr int64_t kPanel = 8;  // queries that share a decompression
 
 struct Args {
   KvView cache;
@@ -33,11 +37,11 @@ struct Args {
   const float* bias;  // at bias + sequence, q head, q token, key times their strides; or null
   int64_t bias_strides[4];
   const float* slopes;  // [q_heads] or null
-  int64_t splits;       // of the longest sequence
-  float* partial;       // [batch, kv_heads, splits, queries, stride]: m, l in powers of 2, then head_dim sums
-  void* out;            // [batch, q_heads, q_tokens, head_dim] of query
-  float* lse;           // [batch, q_heads, q_tokens]
-  Dtype query;          // f32, bf16, f16
+  int64_t splits;  // of the longest sequence
+  float* partial;  // [batch, kv_heads, splits, queries, stride]: m, l in powers of 2, then head_dim sums
+  void* out;  // [batch, q_heads, q_tokens, head_dim] of query
+  float* lse;  // [batch, q_heads, q_tokens]
+  Dtype query;  // f32, bf16, f16
 
   SPARSECORE_INLINE int64_t group() const { return q_heads / cache.kv_heads; }
   // Queries of a KV head: token i of its head j is number i * group + j.
