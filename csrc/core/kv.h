@@ -27,7 +27,7 @@
 //
 // Bytes of a compressed token over 16-bit dense, page table counted (4 / page bytes a token and its heads):
 //   (2 keep + 4 words) / (2 head_dim)      head_dim 64     head_dim 128     any other, at most
-//   keep = ceil(0.3 head_dim)              0.375           0.367            0.41 (40), 0.40 (72)
+//   keep = ceil(0.3 head_dim)              0.375           0.367            0.40 (40)
 //   keep = head_dim / 2                    0.5625          0.5625           0.60 (40)
 // The entropy bound at 70 % is 0.355.
 //
