@@ -94,7 +94,9 @@ bool row_is_bad(const Variant& scalar, Call call, int64_t row) {
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
   for (size_t i = 0; i < a.size(); ++i)
-    if (!(std::isnan(a[i]) ? std::isnan(b[i]) : std::fabs(a[i] - b[i]) <= 0.01f * (1 + std::fabs(a[i])))) return false;
+    if (a[i] != b[i] &&  // infinities
+        !(std::isnan(a[i]) ? std::isnan(b[i]) : std::fabs(a[i] - b[i]) <= 0.01f * (1 + std::fabs(a[i]))))
+      return false;
   return a.size() == b.size();
 }
 
