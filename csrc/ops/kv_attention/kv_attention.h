@@ -88,8 +88,9 @@ SPARSECORE_INLINE KvFinding find_fault(const Args& a, int64_t task) {
   const Range range = task_range(a, task);
   const int64_t head = task / a.splits % a.cache.kv_heads, sequence = task / a.splits / a.cache.kv_heads;
   const int64_t page = a.cache.page;
-  for (int64_t first = range.begin / page * page; first < range.end; first += page) {
-    const int64_t live = range.end - first < page ? range.end - first : page;
+  for (int64_t first = range.begin, next; first < range.end; first = next) {
+    next = (first / page + 1) * page;
+    const int64_t live = (range.end < next ? range.end : next) - first;
     const KvFinding found = kv_check_page(a.cache, sequence, head, first, live);
     if (found.fault != KvFault::none) return found;
   }
