@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `sparsecore bench`: run, compare, plot, deepsparse, spgemm."""
+"""The command `sparsecore bench`: run, compare, plot, deepsparse, spgemm, kv."""
 
 import argparse
 import datetime
@@ -21,7 +21,7 @@ try:
 except ImportError:
     sys.exit("sparsecore bench needs rich: pip install 'sparsecore[bench]'")
 
-from . import bars, compare, peers, spgemm, table
+from . import bars, compare, kv, peers, spgemm, table
 from .run import Run
 
 CONSOLE = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="sparsecore bench",
         description="Checks every contender against float64, then times them side by side. Also: "
-        "`sparsecore bench compare A B`, `plot FILE`, `bars FILE`, `spgemm`, "
+        "`sparsecore bench compare A B`, `plot FILE`, `bars FILE`, `spgemm`, `kv`, "
         "`deepsparse` (installs that peer).",
     )
     what = p.add_argument_group("what (without any of these: the cases for bench of every op)")
@@ -257,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         "plot": plot_main,
         "bars": bars_main,
         "spgemm": spgemm.main,
+        "kv": kv.main,
         "deepsparse": lambda _: deepsparse.install(),
     }
     if arguments and arguments[0] in commands:

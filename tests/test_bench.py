@@ -303,3 +303,26 @@ def test_spgemm_is_checked_and_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(spgemm, "as_scipy", lambda c: honest(c) * 1.001)
     assert main(command) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_kv_is_checked_and_timed(tmp_path, capsys, monkeypatch):
+    from sparsecore.bench import kv
+
+    command = ["kv", "--shapes", "2x3x64", "--tokens", "200", "--seconds", "0.05", "--repeat", "3"]
+    out = tmp_path / "a.jsonl"
+    assert main([*command, "--threads", "1", "--out", str(out)]) == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {r["contender"] for r in records} >= {
+        "ours 0%",
+        "ours 50%",
+        "ours 70%",
+        "sdpa f32",
+        "grouped bf16",
+    }
+    assert all(r["us"] > 0 and r["error"] <= 1 for r in records)
+    assert "WRONG" not in capsys.readouterr().out
+
+    honest = kv.kv_attention
+    monkeypatch.setattr(kv, "kv_attention", lambda *given: (honest(*given)[0] * 1.5,))
+    assert main([*command, "--threads", "1"]) == 1
+    assert "WRONG" in capsys.readouterr().out

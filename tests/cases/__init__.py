@@ -205,8 +205,13 @@ def products() -> list[str]:
     return [op for op in every_op() if hasattr(of(op), "PRODUCT")]
 
 
+def attentions() -> list[str]:
+    """Attention to pages of K and V: see cases/kv_attention.py, which test_kv_attention.py reads."""
+    return [op for op in every_op() if hasattr(of(op), "ATTENTION")]
+
+
 def conversions() -> list[str]:
-    return [op for op in every_op() if op not in (*ops(), *products())]
+    return [op for op in every_op() if op not in (*ops(), *products(), *attentions())]
 
 
 def of(op: str) -> ModuleType:

@@ -29,8 +29,8 @@ void append(std::vector<float>& numbers, const Array& a) {
 }
 
 bool is_index(const Array& a) {
-  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 || a.name == "bitmask" ||
-                       a.name == "positions");
+  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 ||
+                       a.name.ends_with("bitmask") || a.name == "positions");
 }
 
 // Flips a bit, or writes an extreme, a neighbour's value or a near miss into index arrays.
@@ -94,7 +94,9 @@ bool row_is_bad(const Variant& scalar, Call call, int64_t row) {
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
   for (size_t i = 0; i < a.size(); ++i)
-    if (!(std::isnan(a[i]) ? std::isnan(b[i]) : std::fabs(a[i] - b[i]) <= 0.01f * (1 + std::fabs(a[i])))) return false;
+    if (a[i] != b[i] &&  // infinities
+        !(std::isnan(a[i]) ? std::isnan(b[i]) : std::fabs(a[i] - b[i]) <= 0.01f * (1 + std::fabs(a[i]))))
+      return false;
   return a.size() == b.size();
 }
 

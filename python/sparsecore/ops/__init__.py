@@ -5,6 +5,9 @@ from . import bitmap_from_csr as bitmap_from_csr
 from . import bitmap_from_dense as bitmap_from_dense
 from . import bitmap_to_csr as bitmap_to_csr
 from . import bitmap_to_dense as bitmap_to_dense
+from . import kv_attention as kv_attention
+from . import kv_compress as kv_compress
+from . import kv_decompress as kv_decompress
 from . import nm_compress as nm_compress
 from . import nm_to_dense as nm_to_dense
 from . import spgemm as spgemm

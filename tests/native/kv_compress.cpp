@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/kv_compress/kv_compress.h"
+
+#include "conversion_op.h"
+#include "kv_op.h"
+
+namespace sparsecore::native {
+namespace {
+
+// x [rows, stride]; bitmask [rows, 4 * words] and values [rows, keep] are outputs.
+Outcome run(const kv_compress::Kernel& kernel, const Call& call) {
+  const Array &x = call.array("x"), &bitmask = call.array("bitmask"), &values = call.array("values");
+  const int64_t d = call.integer("head_dim"), rows = x.shape[0];
+  if (!kv_is_head_dim(d) || x.shape[1] < d || bitmask.size() != rows * 4 * kv_words(d) || values.dtype != x.dtype ||
+      values.shape.back() > d || values.size() != rows * values.shape.back())
+    throw std::invalid_argument("x, head_dim, bitmask and values do not fit together");
+  const kv_compress::Args args{d, values.shape.back(), x.data, x.shape[1], bitmask.as<uint8_t>(), values.data, x.dtype};
+  return run_rows(call, rows, [&](int64_t begin, int64_t end) -> int64_t {
+    kernel.run(args, begin, end);
+    return -1;
+  });
+}
+
+Sample sample(Random& random) {
+  const int64_t rows = below(random, 40), d = random_head_dim(random), stride = d + below(random, 3);
+  const Dtype value = random_value(random);
+  Sample s;
+  fill_small(random, s.add<void>("x", value, {rows, stride}), value, rows * stride);
+  s.add<void>("bitmask", Dtype::i8, {rows, 4 * kv_words(d)}, true);
+  s.add<void>("values", value, {rows, below(random, d + 1)}, true);
+  s.call.integers = {{"head_dim", d}, {"pieces", 1 + below(random, 4)}};
+  return s;
+}
+
+const bool registered = register_conversion("kv_compress", kv_compress::kernels(), run, sample);
+
+}  // namespace
+}  // namespace sparsecore::native
