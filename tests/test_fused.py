@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activation and residual of spmm_nm: every kernel against float64, gradients, every format through linear."""
+"""Activation and residual of spmm_nm: kernels against float64, gradients, every format through linear."""
 
 from itertools import product
 
@@ -28,7 +28,7 @@ def bound(inputs, z, y):
 
 
 def few():
-    """A case of every way through a row: words of 1, 2 and 4 rows, lists, a fan-in's gathers, panels, tiles."""
+    """Every way through a row: words of 1, 2 and 4 rows, lists, a fan-in's gathers, panels, tiles."""
     for i, (m, pattern) in enumerate(
         product((1, 2, 5, 17, 70), ("2:4", "4:8", "6:8", "1:4", "1:8", "9:0", "64:0"))
     ):
@@ -60,7 +60,7 @@ def test_every_kernel_finishes_its_sums(isa):
 
 @pytest.mark.parametrize("name", ACTIVATIONS[1:])
 def test_activations_over_all_numbers(name):
-    """One weight of 1 a row, so that z is x: small and large, zeros, infinities and NaN, as torch has them."""
+    """One weight of 1 a row, so that z is x: small and large, zeros, infinities and NaN."""
     weight = Nm.from_dense(torch.eye(64), 1, 8)
     z = torch.cat(
         [torch.linspace(-30, 30, 20000), torch.logspace(-30, 30, 4000), -torch.logspace(-30, 30, 4000)]
