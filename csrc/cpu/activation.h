@@ -52,11 +52,17 @@ inline void finish_row(const Linear& a, int64_t i, int64_t row, float* z, int64_
       for (int64_t r = 0; r < count; ++r) z[r] = gated(z[r], z[r]);
       break;
   }
-  if (a.residual) {
-    const int64_t at = i * a.residual_stride + row;
-    for (int64_t r = 0; r < count; ++r) z[r] += load_f32(a.residual, a.dtype, at + r);
+  const int64_t out = i * a.y_stride + row, at = i * a.residual_stride + row;
+  if (a.dtype == Dtype::f32) {
+    float* y = static_cast<float*>(a.y) + out;
+    const float* residual = static_cast<const float*>(a.residual) + (a.residual ? at : 0);
+    if (a.residual)
+      for (int64_t r = 0; r < count; ++r) y[r] = z[r] + residual[r];
+    else
+      for (int64_t r = 0; r < count; ++r) y[r] = z[r];
+    return;
   }
-  const int64_t out = i * a.y_stride + row;
+  for (int64_t r = 0; a.residual && r < count; ++r) z[r] += load_f32(a.residual, a.dtype, at + r);
   for (int64_t r = 0; r < count; ++r) store_f32(a.y, a.dtype, out + r, z[r]);
 }
 
