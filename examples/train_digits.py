@@ -2,7 +2,7 @@
 """Train one network dense, 2:4 by SR-STE and 90 % sparse by SRigL, step by step beside each other.
 
     pip install sparsecore[train]
-    python examples/train_digits.py                          about three minutes on two cores
+    python examples/train_digits.py                          one to three minutes on two cores
     python examples/train_digits.py --recipes dense bdwp     other recipes of sparsecore.train
 
 The data are the 1797 handwritten digits that come with scikit-learn, a fifth of them held out; the network
@@ -122,10 +122,10 @@ def main() -> None:
     )
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["dense", "sr_ste", "srigl"])
     parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
 
     digits = load_digits()
