@@ -7,6 +7,9 @@
 
 namespace sparsecore {
 
+// Of y before it is stored: none, max(z, 0), z Phi(z), the same by tanh, z / (1 + e^-z).
+enum class Activation : int32_t { none, relu, gelu, gelu_tanh, silu };
+
 struct Linear {
   int64_t m, n, k;
   const void* x;      // [m, k] of dtype, row i at x + i * x_stride elements, columns adjacent
@@ -15,6 +18,12 @@ struct Linear {
   void* y;            // [m, n] of dtype, row i at y + i * y_stride elements; aliases nothing
   int64_t y_stride;
   Dtype dtype;        // f32, bf16, f16
+  // spmm_nm alone: y = activation(x Wᵀ + bias) + residual
+  const void* residual = nullptr;  // [m, n] of dtype, row i at residual + i * residual_stride elements, or null
+  int64_t residual_stride = 0;
+  Activation activation = Activation::none;
+
+  SPARSECORE_INLINE bool plain() const { return !residual && activation == Activation::none; }
 };
 
 // Chosen by a kernel for one call. Two ways to hold x in fp32:

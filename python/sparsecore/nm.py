@@ -17,7 +17,7 @@ from .formats import (
     _raise_value_error,
     _require,
 )
-from .ops import nm_compress, nm_to_dense, spmm_nm
+from .ops import nm_compress, nm_to_dense, spmm_nm, spmm_nm_fused
 
 _SCALED = (torch.int8, torch.float8_e4m3fn)
 _KINDS = ", ".join(f"{n}:{m}" for n, m in nm_to_dense.PACKED)
@@ -188,10 +188,24 @@ class Nm(_Format):
         """``[rows, k]`` of values' dtype, float32 when scaled."""
         return _either(nm_to_dense, self.values)(self.values, self.positions, self.scales, self.shape[1])
 
-    def linear(self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """``x @ W.T + bias``; see sparsecore.linear."""
+    def linear(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        out: Tensor | None = None,
+        activation: str | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """``activation(x @ W.T + bias) + residual``; see sparsecore.linear."""
         self._check_x(x)
         args = (x, self.values, self.positions, self.scales, bias)
+        if activation is not None or residual is not None:
+            if out is None and x.device.type == "cpu":
+                wants = wants_grad(x, self.values, self.scales, bias, residual)
+                op = torch.ops.sparsecore.spmm_nm_fused if wants else torch.ops.sparsecore._spmm_nm_fused
+                return op.default(*args, residual, spmm_nm_fused.code(activation))
+            y = spmm_nm_fused.finished(self.linear(x, bias), activation, residual)
+            return y if out is None else out.copy_(y)
         if out is None:
             if wants_grad(x, self.values, self.scales, bias):
                 return torch.ops.sparsecore.spmm_nm.default(*args)

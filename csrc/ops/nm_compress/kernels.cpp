@@ -5,13 +5,14 @@ namespace sparsecore::nm_compress {
 
 extern const Kernel kernel_scalar;
 #if defined(__x86_64__)
-extern const Kernel kernel_avx512;
+extern const Kernel kernel_avx2, kernel_avx512;
 #endif
 
 cpu::KernelTable<Kernel> kernels() {
   static const Kernel table[] = {
 #if defined(__x86_64__)
       kernel_avx512,
+      kernel_avx2,
 #endif
       kernel_scalar,
   };

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // nm_compress on AVX-512: a column's rank in its group is how many of the m - 1 others, met by rotations within the
 // group, are larger, or as large and before it; 4 uops a rotation for 16 columns. Columns of rank below n are kept:
-// vpcompressps packs their values, tables and pext turn their bits into positions. Words with columns past k, masks
-// that select fewer than n, values of 8 bits and constant fan-in go through the plain loops.
+// vpcompressps packs their values.
 #include <immintrin.h>
 
 #include "ops/nm_compress/nm_compress_rows.h"
@@ -52,7 +51,7 @@ struct Rotations {
 
 // Bits of the n columns of each group that are kept.
 template <int n, int m>
-SPARSECORE_INLINE uint32_t largest(__m512 w) {
+SPARSECORE_INLINE uint32_t kept(__m512 w) {
   static constexpr Rotations<m> rotations;
   // Twice the key: a tie is decided by the bit that is left.
   const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(w), _mm512_set1_epi32(0x7fffffff));
@@ -67,95 +66,33 @@ SPARSECORE_INLINE uint32_t largest(__m512 w) {
   return _mm512_cmplt_epu32_mask(rank, _mm512_set1_epi32(n));
 }
 
-// Whether each group of m bits has n set.
-template <int n, int m>
-SPARSECORE_INLINE bool full(uint64_t taken) {
-  bool all = true;
-  for (int g = 0; g < 64; g += m) all &= __builtin_popcountll(taken >> g & ((uint64_t{1} << m) - 1)) == n;
-  return all;
-}
-
-// Positions of a word from its kept columns; 8 columns at a time for m = 4 and 8.
-template <int n, int m>
-struct Codes {
-  uint8_t at[256];
-  constexpr Codes() : at() {
-    for (unsigned taken = 0; taken < 256; ++taken)
-      for (int g = 0, shift = 0; g < 8; g += m, shift += static_cast<int>(nm_code(n, m)))
-        for (int j = 0, r = 0; j < m && r < n; ++j)
-          if (taken >> (g + j) & 1)
-            at[taken] = static_cast<uint8_t>(at[taken] | j << (shift + r++ * static_cast<int>(nm_field(m))));
+struct Word {
+  static constexpr int widest = 16;
+  template <int n, int m>
+  SPARSECORE_INLINE static uint64_t largest(const Args& a, int64_t i) {
+    uint64_t taken = 0;
+    for (int s = 0; s < 64; s += 16) taken |= static_cast<uint64_t>(kept<n, m>(load(a, i + s))) << s;
+    return taken;
+  }
+  SPARSECORE_INLINE static uint64_t selected(const uint8_t* mask) {
+    const __m512i bytes = _mm512_loadu_si512(mask);
+    return _mm512_test_epi8_mask(bytes, bytes);
+  }
+  template <int n, int m>
+  SPARSECORE_INLINE static void pack(const Args& a, int64_t at, int64_t i, uint64_t taken) {
+    constexpr int kValues = 16 * n / m;
+    for (int s = 0; s < 4; ++s)
+      store(a, at + s * kValues, _mm512_maskz_compress_ps(static_cast<__mmask16>(taken >> 16 * s), load(a, i + 16 * s)),
+            kValues);
   }
 };
 
-template <int n, int m>
-SPARSECORE_INLINE uint64_t code_word(uint64_t taken) {
-  if constexpr (nm_is_mask(n, m)) return taken;
-  else if constexpr (m == 2) return _pext_u64(taken, 0xaaaaaaaaaaaaaaaau);
-  else if constexpr (m == 16) {
-    uint64_t word = 0;
-    for (int g = 0; g < 4; ++g) word |= static_cast<uint64_t>(_tzcnt_u64(taken >> 16 * g) & 15) << 4 * g;
-    return word;
-  } else {
-    static constexpr Codes<n, m> codes;
-    constexpr int kBits = static_cast<int>(nm_code(n, m)) * 8 / m;
-    uint64_t word = 0;
-    for (int s = 0; s < 8; ++s) word |= static_cast<uint64_t>(codes.at[taken >> 8 * s & 255]) << kBits * s;
-    return word;
-  }
-}
-
-template <int n, int m>
-inline int64_t compress_packed(const Args& a, int64_t begin, int64_t end) {
-  const NmView view = a.view();
-  constexpr int64_t kValues = nm_word_values(n, m), kBytes = nm_word_bytes(n, m);
-  for (int64_t row = begin; row < end; ++row) {
-    const Row r(a, row);
-    uint8_t* codes = static_cast<uint8_t*>(a.positions) + row * view.row_bytes();
-    int64_t at = row * view.row_values();
-    for (int64_t c = 0; c < a.k; c += kNmColumns, codes += kBytes, at += kValues) {
-      const bool whole = c + kNmColumns <= a.k;
-      uint64_t taken = 0;
-      bool exact = whole;
-      if (whole && r.mask) {
-        const __m512i bytes = _mm512_loadu_si512(r.mask + c);
-        taken = _mm512_test_epi8_mask(bytes, bytes);
-        exact = full<n, m>(taken);
-      } else if (whole) {
-        for (int s = 0; s < 64; s += 16)
-          taken |= static_cast<uint64_t>(largest<n, m>(load(a, row * a.stride + c + s))) << s;
-      }
-      if (!exact) {
-        taken = 0;
-        for (int64_t g = 0; g < kNmColumns; g += m) {
-          const uint32_t here = c + g < a.k ? choose(r, c + g, n, m) : (1u << n) - 1;
-          if (here == ~0u) return row;
-          taken |= static_cast<uint64_t>(here) << g;
-        }
-      }
-      const uint64_t word = code_word<n, m>(taken);
-      std::memcpy(codes, &word, static_cast<size_t>(kBytes));
-      if (a.scales) continue;
-      for (int s = 0; exact && s < 4; ++s)
-        store(a, at + s * kValues / 4,
-              _mm512_maskz_compress_ps(static_cast<__mmask16>(taken >> 16 * s), load(a, row * a.stride + c + 16 * s)),
-              kValues / 4);
-      for (int64_t p = at; !exact && taken != 0; taken &= taken - 1)
-        store_f32(a.values, a.to, p++, r.stored(c + __builtin_ctzll(taken)));
-    }
-    if (a.scales) fill_values(r);
-  }
-  return -1;
-}
-
-int64_t run(const Args& a, int64_t begin, int64_t end) {
-  if (a.index != Dtype::i8) return compress_rows(a, begin, end);
-  return nm_visit(a.keep, a.group, [&]<int n, int m>() { return compress_packed<n, m>(a, begin, end); });
-}
-
 }  // namespace
+}  // namespace sparsecore::nm_compress
 
+#include "ops/nm_compress/nm_compress_simd.h"
+
+namespace sparsecore::nm_compress {
 extern const Kernel kernel_avx512;
 const Kernel kernel_avx512 = {"nm_compress_avx512", cpu::Isa::avx512, run};
-
 }  // namespace sparsecore::nm_compress

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/spmm_nm/spmm_nm.h"
 
+#include <string>
+
 #include "torch/arguments.h"
 #include "torch/nm_arguments.h"
 #include "torch/parallel.h"
@@ -10,8 +12,21 @@ namespace {
 
 using namespace binding;
 
+// As [m, n] with adjacent columns: itself where its strides allow, else a contiguous copy.
+DenseInput residual_input(const Tensor& residual, const Tensor& y) {
+  check_device(residual, "residual");
+  check_dtype(residual, y.scalar_type(), "residual");
+  SPARSECORE_REQUIRE(residual.dim() == y.dim(), "residual: must have ", y.dim(), " dimension(s) as y, not ",
+                     residual.dim());
+  for (int64_t i = 0; i < y.dim(); ++i)
+    SPARSECORE_REQUIRE(residual.size(i) == y.size(i), "residual: dimension ", i, " must be ", y.size(i), " as y, not ",
+                       residual.size(i));
+  return dense_input(residual);
+}
+
 Tensor forward(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales,
-               const std::optional<Tensor>& bias, const std::optional<Tensor>& out) {
+               const std::optional<Tensor>& bias, const std::optional<Tensor>& out,
+               const std::optional<Tensor>& residual = std::nullopt, int64_t activation = 0) {
   const DenseInput in = dense_input(x);
   Args args{};
   args.dense = {in.m, 0, in.k, in.x.const_data_ptr(), in.stride, nullptr, nullptr, 0, float_dtype(x, "x")};
@@ -20,6 +35,15 @@ Tensor forward(const Tensor& x, const Tensor& values, const Tensor& positions, c
   args.dense.n = n;
   args.dense.bias = bias_pointer(bias, x, n);
   Tensor y = linear_output(x, n, out);
+  SPARSECORE_REQUIRE(0 <= activation && activation <= static_cast<int64_t>(Activation::silu),
+                     "activation: must be 0 to 4 (none, relu, gelu, gelu_tanh, silu), not ", activation);
+  args.dense.activation = static_cast<Activation>(activation);
+  std::optional<DenseInput> added;
+  if (residual) {
+    added = residual_input(*residual, y);
+    args.dense.residual = added->x.const_data_ptr();
+    args.dense.residual_stride = added->stride;
+  }
   if (out) check_disjoint_nm(y, values, positions, scales, bias);
   args.dense.y = y.mutable_data_ptr();
   args.dense.y_stride = n;
@@ -39,6 +63,12 @@ void spmm_nm_out(const Tensor& x, const Tensor& values, const Tensor& positions,
   forward(x, values, positions, scales, bias, out);
 }
 
+Tensor spmm_nm_fused(const Tensor& x, const Tensor& values, const Tensor& positions,
+                     const std::optional<Tensor>& scales, const std::optional<Tensor>& bias,
+                     const std::optional<Tensor>& residual, int64_t activation) {
+  return forward(x, values, positions, scales, bias, std::nullopt, residual, activation);
+}
+
 const bool registered = register_kernels("spmm_nm", kernels());
 
 }  // namespace
@@ -50,12 +80,19 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
   m.def(
       "spmm_nm.out(Tensor x, Tensor values, Tensor positions, Tensor? scales=None, Tensor? bias=None, *, Tensor(a!) "
       "out) -> ()");
+  for (const char* name : {"spmm_nm_fused", "_spmm_nm_fused"})
+    m.def((std::string(name) +
+           "(Tensor x, Tensor values, Tensor positions, Tensor? scales=None, Tensor? bias=None, Tensor? residual=None, "
+           "int activation=0) -> Tensor")
+              .c_str());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) {
   m.impl("spmm_nm", TORCH_BOX(&spmm_nm));
   m.impl("_spmm_nm", TORCH_BOX(&spmm_nm));
   m.impl("spmm_nm.out", TORCH_BOX(&spmm_nm_out));
+  m.impl("spmm_nm_fused", TORCH_BOX(&spmm_nm_fused));
+  m.impl("_spmm_nm_fused", TORCH_BOX(&spmm_nm_fused));
 }
 
 }  // namespace sparsecore::spmm_nm

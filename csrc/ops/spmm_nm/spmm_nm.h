@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// spmm_nm: y[i, r] = bias[r] + scale[r] * sum over stored (r, c) of value * x[i, c]
+// spmm_nm: y[i, r] = activation(bias[r] + scale[r] * sum over stored (r, c) of value * x[i, c]) + residual[i, r]
 // x [m, k], W N:M [n, k], y [m, n]; sums in fp32, rounded once to y's dtype. An element that is not stored takes no
 // part: NaN or infinity in x at that column does not reach y. y aliases no input.
 #pragma once

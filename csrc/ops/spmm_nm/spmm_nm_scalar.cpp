@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // spmm_nm in plain loops: the floor for every CPU and the oracle in C++.
+#include "cpu/activation.h"
 #include "ops/spmm_nm/spmm_nm.h"
 
 namespace sparsecore::spmm_nm {
@@ -21,7 +22,8 @@ int64_t run(const Args& a, int64_t begin, int64_t end, void*) {
       nm_row(w, row, [&](int64_t column, int64_t p) {
         sum += load_f32(w.values, w.value, first + p) * load_f32(d.x, d.dtype, i * d.x_stride + column);
       });
-      store_f32(d.y, d.dtype, i * d.y_stride + row, sum * scale + b);
+      float z = sum * scale + b;
+      finish_row(d, i, row, &z, 1);
     }
   }
   return -1;

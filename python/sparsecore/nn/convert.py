@@ -98,6 +98,26 @@ def _matches(name: str, patterns: str | Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def selected(
+    model: nn.Module,
+    kinds: type | tuple[type, ...],
+    include: str | Sequence[str] | None,
+    exclude: str | Sequence[str] | None,
+) -> list[tuple[str, Any, bool]]:
+    """Modules of some kinds that the patterns select: name, module, whether no other shares its weight."""
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return [
+        (name, module, owners.get(id(module.weight), 0) == 1)  # type: ignore[attr-defined]
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+        and (include is None or _matches(name, include))
+        and not (exclude is not None and _matches(name, exclude))
+    ]
+
+
 def sparsify_(
     model: nn.Module,
     *,
@@ -128,22 +148,12 @@ def sparsify_(
     Raises:
         ValueError: naming the argument; ``include`` when it selects no layer.
     """
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    chosen = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, SparseLinear))
-        and (include is None or _matches(name, include))
-        and not (exclude is not None and _matches(name, exclude))
-    ]
+    chosen = selected(model, (nn.Linear, SparseLinear), include, exclude)
     if not chosen and include is not None:
         raise ValueError(f"include: {include!r} selects no linear layer")
     rows = []
-    for name, module in bar(chosen, progress, "sparsify", "layer"):
-        if isinstance(module, nn.Linear) and owners[id(module.weight)] == 1:
+    for name, module, alone in bar(chosen, progress, "sparsify", "layer"):
+        if isinstance(module, nn.Linear) and alone:
             module = _replaced(model, name, module, dtype, format, trainable)
         rows.append(_row(name, module))
     return Report(tuple(rows))

@@ -14,3 +14,4 @@ from . import spgemm as spgemm
 from . import spmm_bitmap as spmm_bitmap
 from . import spmm_csr as spmm_csr
 from . import spmm_nm as spmm_nm
+from . import spmm_nm_fused as spmm_nm_fused

@@ -85,12 +85,10 @@ def _setup(ctx, inputs, output):
     ctx.has_bias = bias is not None
 
 
-def _backward(ctx, grad):
-    x, values, positions, scales = ctx.saved_tensors
+def gradients(x, values, positions, scales, grad, needs, needs_bias):
+    """Of x, values, positions, scales and bias, where they are asked for, from y's."""
     k = x.shape[-1]
     g = _rows(grad)
-    # The dispatcher drops trailing arguments that equal their defaults.
-    needs = [*ctx.needs_input_grad, False, False]
     grad_x = grad_values = grad_scales = grad_bias = None
     if needs[0]:
         dense = nm_to_dense(values, positions, scales, k)
@@ -102,9 +100,16 @@ def _backward(ctx, grad):
         if needs[3]:
             dense = nm_to_dense(values, positions, torch.ones_like(scales), k)
             grad_scales = (outer * dense).sum(1)
-    if ctx.has_bias and needs[4]:
+    if needs_bias:
         grad_bias = g.sum(0)
     return grad_x, grad_values, None, grad_scales, grad_bias
+
+
+def _backward(ctx, grad):
+    x, values, positions, scales = ctx.saved_tensors
+    # The dispatcher drops trailing arguments that equal their defaults.
+    needs = [*ctx.needs_input_grad, False, False]
+    return gradients(x, values, positions, scales, grad, needs, ctx.has_bias and needs[4])
 
 
 torch.library.register_autograd("sparsecore::spmm_nm", _backward, setup_context=_setup)
