@@ -51,7 +51,9 @@ set_target_properties(sparsecore_torch_cuda_stand_in PROPERTIES
 add_library(sparsecore_cuda_kernels OBJECT ${kernels})
 target_include_directories(sparsecore_cuda_kernels PRIVATE csrc)
 # Not cuda_std_20: CMake 3.25 knows no standard of nvcc 13.
-target_compile_options(sparsecore_cuda_kernels PRIVATE -std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra)
+# A file's targets side by side.
+target_compile_options(sparsecore_cuda_kernels PRIVATE
+  -std=c++20 --expt-relaxed-constexpr --threads=4 -Xcompiler=-Wall,-Wextra)
 set_target_properties(sparsecore_cuda_kernels PROPERTIES
   POSITION_INDEPENDENT_CODE ON CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 
