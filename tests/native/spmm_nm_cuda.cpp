@@ -21,8 +21,11 @@ Outcome run(const Call& call) {
   return {{"bad_row", bad}, {"intact", 1}};
 }
 
+// Activation and residual are passes of their own there.
+bool plain(const Call& call) { return call.integer("activation", 0) == 0 && !call.data_or_null("residual"); }
+
 const bool registered = [] {
-  variants().push_back({"spmm_nm", "spmm_nm_cuda", cpu::Isa::scalar, run, nullptr, true});
+  variants().push_back({"spmm_nm", "spmm_nm_cuda", cpu::Isa::scalar, run, nullptr, true, plain});
   return true;
 }();
 
