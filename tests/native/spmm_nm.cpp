@@ -23,9 +23,10 @@ Sample sample(Random& random) {
   Sample s;
   sample_nm(random, s, n, k);
   sample_linear(random, s, n, k);
-  s.call.integers["activation"] = below(random, 5);
+  // Half of the calls have neither, for kernels that take neither.
+  s.call.integers["activation"] = random() & 1 ? below(random, 5) : 0;
   const Array y = s.call.array("y");
-  if (random() & 1)
+  if (random() % 4 == 0)
     fill_small(random, s.add<void>("residual", y.dtype, {y.shape[0], y.shape[1]}), y.dtype, y.shape[0] * y.shape[1]);
   return s;
 }
