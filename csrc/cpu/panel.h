@@ -67,12 +67,9 @@ inline F32x4::reg add_fours(const void* values, const int32_t* cols, int64_t cou
 }
 
 // strip[0..T) += sum of values[p] * panel[cols[p]]. U independent sums hide the FMA's latency. Loads limit this
-// loop: values come four a load (against one: T = 4, 8, 16 take -14, -12, -15 % on AVX-512, T = 64 -4 %; avx2 T = 4
-// -20 %) and columns two (T = 4: 0.49 to 0.42 ns).
+// loop: values come four a load (against one: T = 8, 16 take -12, -15 % on AVX-512, T = 64 -4 %) and columns two.
 template <int T>
 inline void axpy(const float* values, const int32_t* cols, int64_t count, const float* panel, float* strip) {
-  if constexpr (T == 4)
-    return F32x4::store(strip, add_fours<Dtype::f32, 0>(values, cols, count, panel, F32x4::load(strip)));
   using V = typename PanelVec<T>::type;
   constexpr int N = T / V::width, U = N >= 8 ? 1 : N >= 2 ? 2 : 4;
   typename V::reg acc[U][N];
@@ -107,6 +104,11 @@ inline void axpy(const float* values, const int32_t* cols, int64_t count, const 
     for (int u = 1; u < U; ++u) acc[0][j] = V::add(acc[0][j], acc[u][j]);
     V::store(strip + j * V::width, acc[0][j]);
   }
+}
+
+template <>
+inline void axpy<4>(const float* values, const int32_t* cols, int64_t count, const float* panel, float* strip) {
+  F32x4::store(strip, add_fours<Dtype::f32, 0>(values, cols, count, panel, F32x4::load(strip)));
 }
 
 constexpr int64_t kTileColumns = 512;  // 256: +3 to +5 % at m = 64 and 256, cold

@@ -15,19 +15,6 @@ struct F32x4 {
   static reg zero() { return _mm_setzero_ps(); }
   static reg set1(float a) { return _mm_set1_ps(a); }
   static reg load(const float* p) { return _mm_loadu_ps(p); }
-  // p[0..4) in every four lanes, and lane i of each four everywhere in it.
-  static reg load4(const float* p) { return _mm_loadu_ps(p); }
-  SPARSECORE_INLINE static reg pick(reg a, int i) {
-    return i == 0   ? _mm_permute_ps(a, 0x00)
-           : i == 1 ? _mm_permute_ps(a, 0x55)
-           : i == 2 ? _mm_permute_ps(a, 0xaa)
-                    : _mm_permute_ps(a, 0xff);
-  }
-  // A load that stays in its register: gcc would repeat it as an operand of every use.
-  static reg pin(reg a) {
-    asm("" : "+x"(a));
-    return a;
-  }
   static void store(float* p, reg a) { _mm_storeu_ps(p, a); }
   static reg add(reg a, reg b) { return _mm_add_ps(a, b); }
   static reg fma(reg a, reg b, reg c) { return _mm_fmadd_ps(a, b, c); }
