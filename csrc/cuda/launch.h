@@ -7,6 +7,7 @@
 #include <utility>
 
 #define SPARSECORE_DEVICE __device__ __forceinline__
+#define SPARSECORE_DEVICE_CALL __device__ __attribute__((noinline))  // for what is rare and long
 
 namespace sparsecore::cuda {
 

@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(kThreads, 2) nm_rows_kernel(Linear d, NmView w
   __shared__ float partial[kWarps][R * M + R];  // sums, and whether a row is bad
   float* const x = dynamic_shared<float>();
   const int part = warp_index() % split, lane = lane_index();
+  const int64_t padded = nm_words(d.k) * kNmColumns;  // padding has positions too, to be checked
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * (kWarps / split) + warp_index() / split) * R;
   const V* values[R];
   const uint8_t* codes[R];
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, 2) nm_rows_kernel(Linear d, NmView w
 #pragma unroll 2
       for (int chunk = part * kLanes + lane; chunk < kTile / C; chunk += split * kLanes) {
         const int64_t column = begin + chunk * C;
-        if (column >= d.k) break;
+        if (column >= padded) break;
         V stored[R][Q];
         uint64_t code[R];
 #pragma unroll
@@ -187,7 +188,6 @@ const char* launch_rows(const Linear& d, const NmView& w, void* stream) {
 template <class V>
 const char* launch_values(const Linear& d, const NmView& w, void* stream) {
   if (d.m <= 1) return launch_rows<V, 1>(d, w, stream);
-  if (d.m <= 2) return launch_rows<V, 2>(d, w, stream);
   return launch_rows<V, 4>(d, w, stream);
 }
 

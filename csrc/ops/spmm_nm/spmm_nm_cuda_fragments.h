@@ -26,8 +26,11 @@ namespace {
 using namespace cuda;
 
 // To x's dtype; exact, as that holds what is stored.
-SPARSECORE_DEVICE uint32_t narrow(MmaBf16, float v) { return __float_as_uint(v) >> 16; }
-SPARSECORE_DEVICE uint32_t narrow(MmaF16, float v) { return ptx::f32_to_f16(v); }
+template <bool bf16>
+SPARSECORE_DEVICE uint32_t narrow(float v) {
+  if constexpr (bf16) return __float_as_uint(v) >> 16;
+  else return ptx::f32_to_f16(v);
+}
 
 // Of 4 columns the bits of `nibble` say which take the next 16 bits of `queue`.
 SPARSECORE_DEVICE void spread(uint64_t queue, unsigned nibble, uint32_t* pairs) {
@@ -41,7 +44,7 @@ SPARSECORE_DEVICE void spread(uint64_t queue, unsigned nibble, uint32_t* pairs) 
 }
 
 // V: uint16_t, x's own dtype, or uint8_t.
-template <class Mma, class V, int n, int m>
+template <class V, int n, int m>
 struct Word {
   static constexpr bool kSparse = n == 2 && m == 4;
   static constexpr int kStored = 16 / m * n;                  // of a lane's quarter of a row
@@ -79,30 +82,27 @@ struct Word {
   SPARSECORE_DEVICE static int first_byte() { return lane_index() % 4 * kCodeBits / 8; }
 
   // Stored elements of half h as x's dtype, two a register.
-  SPARSECORE_DEVICE void widened(int h, Dtype value, uint32_t (&out)[(kStored + 1) / 2]) const {
+  SPARSECORE_DEVICE void widened(int h, Dtype x, Dtype value, uint32_t (&out)[(kStored + 1) / 2]) const {
     if constexpr (sizeof(V) == 2) {
 #pragma unroll
       for (int i = 0; i < (kStored + 1) / 2; ++i) out[i] = raw[h][i];
+    } else if (x == Dtype::bf16) {
+      widened_to<true>(h, value, out);
     } else {
-#pragma unroll
-      for (int i = 0; i < (kStored + 1) / 2; ++i) {
-        const uint32_t pair = raw[h][i / 2] >> 16 * (i % 2);
-        const uint32_t low = narrow(Mma(), widen_as(static_cast<uint8_t>(pair), value));
-        const uint32_t high = 2 * i + 1 < kStored ? narrow(Mma(), widen_as(static_cast<uint8_t>(pair >> 8), value)) : 0;
-        out[i] = low | high << 16;
-      }
+      widened_to<false>(h, value, out);
     }
   }
 
   // The quarter's registers of both rows; those of columns >= live (of the word) are 0. Returns bit h where positions
   // of row g + 8 h are wrong.
-  SPARSECORE_DEVICE unsigned decode(Dtype value, int live, uint32_t (&pairs)[2][kPairs], uint32_t& kept) const {
+  SPARSECORE_DEVICE unsigned decode(Dtype x, Dtype value, int live, uint32_t (&pairs)[2][kPairs],
+                                    uint32_t& kept) const {
     const int t = lane_index() % 4;
     unsigned bad = 0;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       uint32_t stored[(kStored + 1) / 2];
-      widened(h, value, stored);
+      widened(h, x, value, stored);
       if constexpr (kSparse) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -138,6 +138,17 @@ struct Word {
   }
 
  private:
+  template <bool bf16>
+  SPARSECORE_DEVICE void widened_to(int h, Dtype value, uint32_t (&out)[(kStored + 1) / 2]) const {
+#pragma unroll
+    for (int i = 0; i < (kStored + 1) / 2; ++i) {
+      const uint32_t pair = raw[h][i / 2] >> 16 * (i % 2);
+      const uint32_t low = narrow<bf16>(widen_as(static_cast<uint8_t>(pair), value));
+      const uint32_t high = 2 * i + 1 < kStored ? narrow<bf16>(widen_as(static_cast<uint8_t>(pair >> 8), value)) : 0;
+      out[i] = low | high << 16;
+    }
+  }
+
   SPARSECORE_DEVICE static void spread_all(const uint32_t (&stored)[(kStored + 1) / 2], unsigned code,
                                            uint32_t (&pairs)[kPairs]) {
 #pragma unroll
@@ -173,7 +184,7 @@ struct Word {
 
 // y[i, row] without scale and bias by the stored elements alone, in order.
 template <class V, int n, int m>
-SPARSECORE_DEVICE float exact_sum(const Linear& d, const NmView& w, int64_t i, int64_t row) {
+SPARSECORE_DEVICE_CALL float exact_sum(const Linear& d, const NmView& w, int64_t i, int64_t row) {
   const V* const values = static_cast<const V*>(w.values) + row * w.row_values();
   float sum = 0.0f;
   for (int64_t column = 0; column < d.k; column += 16)

@@ -96,9 +96,9 @@ SPARSECORE_DEVICE void copy_x(const Linear& d, int64_t top, int rows, int64_t be
   }
 }
 
-template <class Config, class Mma, class V, int n, int m>
+template <class Config, class V, int n, int m>
 __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks) nm_mma_kernel(Linear d, NmView w, bool aligned) {
-  using W = Word<Mma, V, n, m>;
+  using W = Word<V, n, m>;
   constexpr int T = Config::T, N = Config::N, U = Config::U;
   const int64_t top = (static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y) * Config::kColumns;
   if (top >= d.m) return;
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks) nm_mma_kern
       const int left = k - word * 64;
 #pragma unroll
       for (int r = 0; r < T; ++r)
-        bad |= next[u][r].decode(w.value, left < 64 ? left : 64, pairs[u][r], kept[u][r]) << 2 * r;
+        bad |= next[u][r].decode(d.dtype, w.value, left < 64 ? left : 64, pairs[u][r], kept[u][r]) << 2 * r;
     }
     if constexpr (Config::kK > 1) load(tile + 1);
     async_wait<kStages - 2>();
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks) nm_mma_kern
       if (word_of(tile, u) >= words) continue;
       const uint16_t* const x =
           shared + tile % kStages * Config::kStage + columns_at * Config::kStride + (part * U + u) * 64;
-      const auto product = [&]<int j>() {  // of 32 columns
+      const auto product = [&]<class Mma, int j>() {  // of 32 columns
 #pragma unroll
         for (int c = 0; c < N; ++c) {
           if (c >= groups) continue;
@@ -196,9 +196,13 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks) nm_mma_kern
           }
         }
       };
-      product.template operator()<0>();
+      const auto half = [&]<int j>() {
+        if (d.dtype == Dtype::bf16) product.template operator()<MmaBf16, j>();
+        else product.template operator()<MmaF16, j>();
+      };
+      half.template operator()<0>();
       if constexpr (Config::kK == 1) load(tile + 1);  // into registers that the first half has left
-      product.template operator()<1>();
+      half.template operator()<1>();
     }
   }
 
@@ -237,35 +241,31 @@ inline bool takes_mma(const Linear& d, const NmView& w) {
   return w.packed() && d.dtype != Dtype::f32 && (w.value == d.dtype || dtype_bytes(w.value) == 1);
 }
 
-template <class Config, class Mma, class V, int n, int m>
+template <class Config, class V, int n, int m>
 const char* launch_mma(const Linear& d, const NmView& w, int64_t grid_rows, void* stream) {
   const int64_t blocks = (d.n + Config::kRows - 1) / Config::kRows,
                 tops = (d.m + Config::kColumns - 1) / Config::kColumns;
-  constexpr int kBytes = 2 * Word<Mma, V, n, m>::kGranule;
+  constexpr int kBytes = 2 * Word<V, n, m>::kGranule;
   const bool aligned = reinterpret_cast<uintptr_t>(d.x) % kBytes == 0 && 2 * d.x_stride % kBytes == 0;
   const dim3 all(static_cast<unsigned>(blocks), static_cast<unsigned>(tops < grid_rows ? tops : grid_rows),
                  static_cast<unsigned>((tops + grid_rows - 1) / grid_rows));
   const Grid grid = {all, dim3(Config::kThreads), Config::kShared, stream};
-  return cuda::launch(nm_mma_kernel<Config, Mma, V, n, m>, grid, d, w, aligned);
+  return cuda::launch(nm_mma_kernel<Config, V, n, m>, grid, d, w, aligned);
 }
 
-template <class Mma, class V>
+template <class V>
 const char* launch_mma(const Linear& d, const NmView& w, int64_t grid_rows, void* stream) {
   return nm_visit(w.keep, w.group, [&]<int n, int m>() {
-    using Size = Sizes<Word<Mma, V, n, m>::kSparse>;
-    if (d.m <= Few::kColumns) return launch_mma<Few, Mma, V, n, m>(d, w, grid_rows, stream);
-    if (d.m <= 2 * Some::kColumns) return launch_mma<typename Size::Medium, Mma, V, n, m>(d, w, grid_rows, stream);
-    return launch_mma<typename Size::Large, Mma, V, n, m>(d, w, grid_rows, stream);
+    using Size = Sizes<Word<V, n, m>::kSparse>;
+    if (d.m <= Few::kColumns) return launch_mma<Few, V, n, m>(d, w, grid_rows, stream);
+    if (d.m <= 2 * Some::kColumns) return launch_mma<typename Size::Medium, V, n, m>(d, w, grid_rows, stream);
+    return launch_mma<typename Size::Large, V, n, m>(d, w, grid_rows, stream);
   });
 }
 
 inline const char* launch_mma(const Linear& d, const NmView& w, int64_t grid_rows, void* stream) {
-  const bool wide = dtype_bytes(w.value) == 2;
-  if (d.dtype == Dtype::bf16)
-    return wide ? launch_mma<MmaBf16, uint16_t>(d, w, grid_rows, stream)
-                : launch_mma<MmaBf16, uint8_t>(d, w, grid_rows, stream);
-  return wide ? launch_mma<MmaF16, uint16_t>(d, w, grid_rows, stream)
-              : launch_mma<MmaF16, uint8_t>(d, w, grid_rows, stream);
+  return dtype_bytes(w.value) == 2 ? launch_mma<uint16_t>(d, w, grid_rows, stream)
+                                   : launch_mma<uint8_t>(d, w, grid_rows, stream);
 }
 
 }  // namespace
