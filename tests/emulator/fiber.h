@@ -12,7 +12,7 @@
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -41,7 +41,7 @@ class Fiber {
 
   // Makes the next switch to it begin `entry` anew, which never returns.
   void reset() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
     __asan_unpoison_memory_region(stack_, kStack);
 #endif
 #if defined(__x86_64__)
@@ -62,7 +62,7 @@ class Fiber {
   // Leaves `from`, which runs, for `to`.
   static void change(Fiber& from, Fiber& to) {
     started() = &to;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
     void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, to.stack_ ? to.stack_ : caller().first, to.stack_ ? kStack : caller().second);
 #endif
@@ -71,7 +71,7 @@ class Fiber {
 #else
     swapcontext(&from.context_, &to.context_);
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
   }
@@ -82,7 +82,7 @@ class Fiber {
     return fiber;
   }
   static void begin() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
     __sanitizer_finish_switch_fiber(nullptr, &caller().first, &caller().second);
 #endif
     started()->entry_();
@@ -98,7 +98,7 @@ class Fiber {
 #else
   ucontext_t context_;
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
   static std::pair<const void*, size_t>& caller() {  // the stack that fibers are begun from
     static std::pair<const void*, size_t> bounds;
     return bounds;

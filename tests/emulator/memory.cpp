@@ -85,7 +85,7 @@ bool ordered(const Thread& t, uint16_t who, uint32_t then) {
 }
 
 // AddressSanitizer's build is not instrumented otherwise, so what plain accesses do to shared memory is not known.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
 constexpr bool kInstrumented = false;
 #else
 constexpr bool kInstrumented = true;
@@ -173,7 +173,7 @@ Memory::Memory(std::vector<Buffer> all, uint64_t seed) {
 Memory::~Memory() { buffers.clear(); }
 
 void shared_begins(const Block& b) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
   __asan_unpoison_memory_region(sparsecore_dynamic_shared, 1);
 #endif
   sparsecore_dynamic_shared[0] = 0xff;  // the thread's variables exist from the first touch on
@@ -183,7 +183,7 @@ void shared_begins(const Block& b) {
   bytes.resize(static_cast<size_t>(locals.end - locals.begin));
   std::fill(bytes.begin(), bytes.begin() + static_cast<long>(before) + b.shared_bytes, Byte());
   std::fill(bytes.begin() + static_cast<long>(before) + kSharedMax, bytes.end(), Byte());
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(EMULATOR_UNDER_ASAN)
   __asan_unpoison_memory_region(sparsecore_dynamic_shared, kSharedMax);
   __asan_poison_memory_region(sparsecore_dynamic_shared + b.shared_bytes,
                               static_cast<size_t>(kSharedMax - b.shared_bytes));

@@ -53,6 +53,16 @@ class Crash(AssertionError):
     """The runner died: a kernel touched memory outside its arrays, or ran an unknown instruction."""
 
 
+def package_kernels() -> list[str]:
+    """The option by which a build here takes the kernels that the package's own build tree has, where it can build."""
+    tree = ROOT / "build" / "package"
+    cache = tree / "CMakeCache.txt"
+    settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache.read_text(), re.M)) if cache.exists() else {}
+    tools = [settings.get(name, "") for name in ("CMAKE_COMMAND", "CMAKE_MAKE_PROGRAM")]
+    usable = all(tools) and all(map(os.path.exists, tools)) and settings.get("CMAKE_BUILD_TYPE") == "Release"
+    return [f"-DSPARSECORE_BUILT={tree if usable else ''}"]
+
+
 @cache
 def build(kind: str, target: str, *options: str) -> Path:
     """Configures and builds `target` of this folder's CMake project; returns the path of its product."""
@@ -89,7 +99,7 @@ class Runner:
             program = build("native-device", "native_device", *HARDWARE)
         else:
             emulator = [] if kind == "here" else ["qemu-x86_64-static", "-cpu", kind]
-            program = build("native", "native_runner", "-DCMAKE_BUILD_TYPE=Release")
+            program = build("native", "native_runner", "-DCMAKE_BUILD_TYPE=Release", *package_kernels())
         self.command = [*emulator, program]
         self.process: subprocess.Popen | None = None
 
@@ -200,7 +210,7 @@ def module():
     """sparsecore_native: the same calls in this process, without guard pages (for benchmarks)."""
     import importlib.util
 
-    path = build("native", "sparsecore_native", "-DCMAKE_BUILD_TYPE=Release")
+    path = build("native", "sparsecore_native", "-DCMAKE_BUILD_TYPE=Release", *package_kernels())
     spec = importlib.util.spec_from_file_location("sparsecore_native", path)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
