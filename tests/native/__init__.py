@@ -54,7 +54,7 @@ class Crash(AssertionError):
 
 
 def package_kernels() -> list[str]:
-    """The option by which a build here takes the kernels that the package's own build tree has, where it can build."""
+    """The option that takes the kernels of the package's own build tree, where that can build."""
     tree = ROOT / "build" / "package"
     cache = tree / "CMakeCache.txt"
     settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache.read_text(), re.M)) if cache.exists() else {}
