@@ -61,6 +61,7 @@ add_library(sparsecore_cuda MODULE ${bindings} $<TARGET_OBJECTS:sparsecore_cuda_
 target_include_directories(sparsecore_cuda PRIVATE csrc)
 target_compile_features(sparsecore_cuda PRIVATE cxx_std_20)
 target_compile_options(sparsecore_cuda PRIVATE -Wall -Wextra)
+target_precompile_headers(sparsecore_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${CMAKE_CURRENT_SOURCE_DIR}/csrc/torch/cuda.h>)
 # USE_CUDA: what torch's headers ask for before they declare the function that gives the current stream.
 target_compile_definitions(sparsecore_cuda PRIVATE USE_CUDA)
 target_link_options(sparsecore_cuda PRIVATE LINKER:--no-as-needed LINKER:--exclude-libs,ALL)

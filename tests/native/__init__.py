@@ -59,8 +59,7 @@ def package_kernels() -> list[str]:
     cache = tree / "CMakeCache.txt"
     settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache.read_text(), re.M)) if cache.exists() else {}
     tools = [settings.get(name, "") for name in ("CMAKE_COMMAND", "CMAKE_MAKE_PROGRAM")]
-    usable = all(tools) and all(map(os.path.exists, tools)) and settings.get("CMAKE_BUILD_TYPE") == "Release"
-    return [f"-DSPARSECORE_BUILT={tree if usable else ''}"]
+    return [f"-DSPARSECORE_BUILT={tree if all(map(shutil.which, tools)) else ''}"]
 
 
 @cache
@@ -159,7 +158,8 @@ def _declared(op: str) -> list[tuple[str, str]]:
 @cache
 def variants(op: str) -> tuple[Variant, ...]:
     """Every CPU kernel variant of op, with why it can't run here."""
-    kinds = ["here"] if emulation_missing() else ["here", "aarch64"]
+    arm = any(isa == "neon" for _, isa in _declared(op)) and not emulation_missing()
+    kinds = ["here", "aarch64"] if arm else ["here"]
     every = [
         Variant(*entry[:3], kind, entry[3].strip("-")) for kind in kinds for entry in runner(kind).list()
     ]
