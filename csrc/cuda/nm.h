@@ -20,6 +20,14 @@ struct F8 {
 };
 SPARSECORE_DEVICE float widen(F8 v) { return f8_to_f32(v.bits); }
 
+// Elements of one size; which dtype they are is the same for all.
+template <class V>
+SPARSECORE_DEVICE float widen_as(V v, Dtype d) {
+  if constexpr (sizeof(V) == 4) return v;
+  else if constexpr (sizeof(V) == 2) return d == Dtype::bf16 ? widen(Bf16{v}) : widen(F16{v});
+  else return d == Dtype::i8 ? widen(static_cast<int8_t>(v)) : widen(F8{v});
+}
+
 template <int Bits>
 constexpr uint64_t kLowBits = Bits == 64 ? ~uint64_t{0} : (uint64_t{1} << Bits) - 1;
 

@@ -108,8 +108,10 @@ SPARSECORE_INLINE int64_t scores_of(const Run run, int64_t words, const float* q
 template <class E, int H, bool dense>
 int64_t scores(const Run& k, const float* q, float* lines, float* s) {
   const int64_t words = kv_words(k.head_dim);
-  if (words == 2) return scores_of<E, H, dense, 2>(k, words, q, lines, s);
-  if (words == 4) return scores_of<E, H, dense, 4>(k, words, q, lines, s);
+  if constexpr (!dense) {
+    if (words == 2) return scores_of<E, H, dense, 2>(k, words, q, lines, s);
+    if (words == 4) return scores_of<E, H, dense, 4>(k, words, q, lines, s);
+  }
   return scores_of<E, H, dense, 0>(k, words, q, lines, s);
 }
 

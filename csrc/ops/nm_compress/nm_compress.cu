@@ -58,6 +58,17 @@ SPARSECORE_DEVICE void store_values(void* values, Dtype to, int64_t at, const fl
   }
 }
 
+template <int S, class From>
+SPARSECORE_DEVICE void widen_all(const From (&in)[S], Dtype from, float (&out)[S]) {
+  if (from == Dtype::f16) {  // the same for all
+#pragma unroll
+    for (int j = 0; j < S; ++j) out[j] = widen_as(in[j], Dtype::f16);
+  } else {
+#pragma unroll
+    for (int j = 0; j < S; ++j) out[j] = widen_as(in[j], Dtype::bf16);
+  }
+}
+
 // `out` = row[column ..), those below k; the others keep what they are.
 template <int S, class T>
 SPARSECORE_DEVICE void load_columns(const T* row, int64_t column, int64_t k, T (&out)[S]) {
@@ -84,17 +95,19 @@ struct Kept {
 };
 
 template <int n, int m, int S, class From>
-SPARSECORE_DEVICE Kept<n, m, S> choose_columns(const From* row, const uint8_t* mask, int64_t column, int64_t k) {
+SPARSECORE_DEVICE Kept<n, m, S> choose_columns(const From* row, Dtype from, const uint8_t* mask, int64_t column,
+                                               int64_t k) {
   constexpr int kCode = static_cast<int>(nm_code(n, m)), kField = static_cast<int>(nm_field(m));
   From read[S] = {};
   uint8_t selected[S] = {};
   load_columns(row, column, k, read);
   if (mask) load_columns(mask, column, k, selected);
   float v[S];
+  widen_all(read, from, v);
   int keys[S];  // a column past the row comes after all others
 #pragma unroll
   for (int j = 0; j < S; ++j) {
-    v[j] = mask && !selected[j] ? 0.0f : widen(read[j]);
+    if (mask && !selected[j]) v[j] = 0.0f;
     keys[j] = column + j >= k ? -1 : mask ? selected[j] != 0 : static_cast<int>(key(v[j]));
   }
   Kept<n, m, S> kept{};
@@ -149,7 +162,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) nm_compress_kernel(Args a, int
     for (int64_t begin = 0; begin < columns; begin += S * kLanes) {
       const int64_t column = begin + lane_index() * S;
       const bool inside = column < columns;
-      const Kept<n, m, S> kept = choose_columns<n, m, S>(w, mask, inside ? column : a.k, a.k);
+      const Kept<n, m, S> kept = choose_columns<n, m, S>(w, a.from, mask, inside ? column : a.k, a.k);
       if (pass == 0) {
 #pragma unroll
         for (int q = 0; q < Q; ++q) {
@@ -194,7 +207,7 @@ __global__ void __launch_bounds__(kBlock) fan_in_compress_kernel(Args a) {
   const int thread = static_cast<int>(threadIdx.x);
   const From* const w = static_cast<const From*>(a.w) + row * a.stride;
   const uint8_t* const mask = a.mask ? a.mask + row * a.mask_stride : nullptr;
-  const auto key_at = [&](int64_t c) -> uint32_t { return mask ? mask[c] != 0 : key(widen(w[c])); };
+  const auto key_at = [&](int64_t c) -> uint32_t { return mask ? mask[c] != 0 : key(widen_as(w[c], a.from)); };
 
   int64_t left = a.keep;  // of the columns whose key is `least`, the lowest so many
   uint32_t least = 0, known = 0;
@@ -237,7 +250,7 @@ __global__ void __launch_bounds__(kBlock) fan_in_compress_kernel(Args a) {
     if (sure || (tie && ties < left)) {
       if (a.index == Dtype::i16) static_cast<int16_t*>(a.positions)[row * a.keep + at] = static_cast<int16_t>(c);
       else static_cast<int32_t*>(a.positions)[row * a.keep + at] = static_cast<int32_t>(c);
-      const uint32_t bits = mask && !mask[c] ? 0 : magnitude(widen(w[c]));
+      const uint32_t bits = mask && !mask[c] ? 0 : magnitude(widen_as(w[c], a.from));
       largest = bits > largest ? bits : largest;
     }
     sure_before += both & 0xffffffff;
@@ -252,7 +265,7 @@ __global__ void __launch_bounds__(kBlock) fan_in_compress_kernel(Args a) {
   const NmView view = a.view();
   for (int64_t p = row * a.keep + thread; p < (row + 1) * a.keep; p += kBlock) {
     const int64_t c = view.column(p);
-    const float v = overfull ? __uint_as_float(0x7fffffffu) : mask && !mask[c] ? 0.0f : widen(w[c]);
+    const float v = overfull ? __uint_as_float(0x7fffffffu) : mask && !mask[c] ? 0.0f : widen_as(w[c], a.from);
     store_values<1>(a.values, a.to, p, {v}, scale);
   }
 }
@@ -272,9 +285,7 @@ const char* launch_from(const Args& a, int64_t rows, void* stream) {
 }  // namespace
 
 const char* launch(const Args& a, int64_t rows, void* stream) {
-  if (a.from == Dtype::bf16) return launch_from<Bf16>(a, rows, stream);
-  if (a.from == Dtype::f16) return launch_from<F16>(a, rows, stream);
-  return launch_from<float>(a, rows, stream);
+  return a.from == Dtype::f32 ? launch_from<float>(a, rows, stream) : launch_from<uint16_t>(a, rows, stream);
 }
 
 }  // namespace sparsecore::nm_compress

@@ -9,14 +9,6 @@ namespace {
 
 using namespace cuda;
 
-// Values of one size; which dtype they are is the same for all.
-template <class V>
-SPARSECORE_DEVICE float widen_as(V v, Dtype d) {
-  if constexpr (sizeof(V) == 4) return v;
-  else if constexpr (sizeof(V) == 2) return d == Dtype::bf16 ? widen(Bf16{v}) : widen(F16{v});
-  else return d == Dtype::i8 ? widen(static_cast<int8_t>(v)) : widen(F8{v});
-}
-
 // Q adjacent elements, aligned to the greatest power of two that divides their bytes, or to 16.
 template <int Q, class V>
 SPARSECORE_DEVICE void load_all(const V* p, V (&out)[Q]) {

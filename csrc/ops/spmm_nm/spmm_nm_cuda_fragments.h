@@ -26,10 +26,8 @@ namespace {
 using namespace cuda;
 
 // To x's dtype; exact, as that holds what is stored.
-template <bool bf16>
-SPARSECORE_DEVICE uint32_t narrow(float v) {
-  if constexpr (bf16) return __float_as_uint(v) >> 16;
-  else return ptx::f32_to_f16(v);
+SPARSECORE_DEVICE uint32_t narrow(float v, Dtype x) {
+  return x == Dtype::bf16 ? __float_as_uint(v) >> 16 : ptx::f32_to_f16(v);
 }
 
 // Of 4 columns the bits of `nibble` say which take the next 16 bits of `queue`.
@@ -86,10 +84,14 @@ struct Word {
     if constexpr (sizeof(V) == 2) {
 #pragma unroll
       for (int i = 0; i < (kStored + 1) / 2; ++i) out[i] = raw[h][i];
-    } else if (x == Dtype::bf16) {
-      widened_to<true>(h, value, out);
     } else {
-      widened_to<false>(h, value, out);
+#pragma unroll
+      for (int i = 0; i < (kStored + 1) / 2; ++i) {
+        const uint32_t pair = raw[h][i / 2] >> 16 * (i % 2);
+        const uint32_t low = narrow(widen_as(static_cast<uint8_t>(pair), value), x);
+        const uint32_t high = 2 * i + 1 < kStored ? narrow(widen_as(static_cast<uint8_t>(pair >> 8), value), x) : 0;
+        out[i] = low | high << 16;
+      }
     }
   }
 
@@ -138,17 +140,6 @@ struct Word {
   }
 
  private:
-  template <bool bf16>
-  SPARSECORE_DEVICE void widened_to(int h, Dtype value, uint32_t (&out)[(kStored + 1) / 2]) const {
-#pragma unroll
-    for (int i = 0; i < (kStored + 1) / 2; ++i) {
-      const uint32_t pair = raw[h][i / 2] >> 16 * (i % 2);
-      const uint32_t low = narrow<bf16>(widen_as(static_cast<uint8_t>(pair), value));
-      const uint32_t high = 2 * i + 1 < kStored ? narrow<bf16>(widen_as(static_cast<uint8_t>(pair >> 8), value)) : 0;
-      out[i] = low | high << 16;
-    }
-  }
-
   SPARSECORE_DEVICE static void spread_all(const uint32_t (&stored)[(kStored + 1) / 2], unsigned code,
                                            uint32_t (&pairs)[kPairs]) {
 #pragma unroll
@@ -184,14 +175,12 @@ struct Word {
 
 // y[i, row] without scale and bias by the stored elements alone, in order.
 template <class V, int n, int m>
-SPARSECORE_DEVICE_CALL float exact_sum(const Linear& d, const NmView& w, int64_t i, int64_t row) {
-  const V* const values = static_cast<const V*>(w.values) + row * w.row_values();
+SPARSECORE_DEVICE_CALL float exact_sum(const V* values, Dtype value, const uint8_t* codes, const uint16_t* x, Dtype in,
+                                       int64_t k) {
   float sum = 0.0f;
-  for (int64_t column = 0; column < d.k; column += 16)
-    nm_each<n, m, 16>(nm_codes<n, m, 16>(w.codes(row), column), [&](int c, int q) {
-      if (column + c < d.k)
-        sum = fmaf(widen_as(values[column / m * n + q], w.value), load_float(d.x, d.dtype, i * d.x_stride + column + c),
-                   sum);
+  for (int64_t column = 0; column < k; column += 16)
+    nm_each<n, m, 16>(nm_codes<n, m, 16>(codes, column), [&](int c, int q) {
+      if (column + c < k) sum = fmaf(widen_as(values[column / m * n + q], value), widen_as(x[column + c], in), sum);
     });
   return sum;
 }

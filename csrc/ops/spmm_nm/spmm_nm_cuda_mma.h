@@ -231,7 +231,10 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocks) nm_mma_kern
     for (int p = 0; p < Config::kK; ++p)
       sum += dynamic_shared<float>()[(p * Config::kColumns + i) * (Config::kRows + 1) + r];
     const bool good = broken[r] == 0;
-    if (good && sum != sum) sum = exact_sum<V, n, m>(d, w, top + i, first + r);
+    if (good && sum != sum)
+      sum = exact_sum<V, n, m>(static_cast<const V*>(w.values) + (first + r) * w.row_values(), w.value,
+                               w.codes(first + r), static_cast<const uint16_t*>(d.x) + (top + i) * d.x_stride, d.dtype,
+                               d.k);
     finish(d, w, top + i, first + r, good, sum);
   }
 }
