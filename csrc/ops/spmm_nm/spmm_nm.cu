@@ -16,7 +16,7 @@
 // sass nm_mma_kernel: LDG LDGSTS LDSM.16.M88.4 BAR.SYNC; no LDL STL
 // sass nm_mma_kernel: some HMMA.SP.16832.F32.BF16 HMMA.SP.16832.F32 HMMA.16816.F32.BF16 HMMA.16816.F32 LDG.128 LDG.64
 // sass nm_rows_kernel: LDG LDS FFMA SHFL BAR.SYNC; no LDL STL
-// sass nm_rows_kernel: some LDG.128 LDG.64 LDS.64 LDS.128
+// sass nm_rows_kernel: some LDG.128 LDG.64 LDS.128
 // sass fan_in_kernel: LDG LDS FFMA SHFL VOTE BAR.SYNC; no LDL STL
 #include "cuda/block.h"
 #include "ops/spmm_nm/spmm_nm_cuda_elements.h"
