@@ -128,6 +128,13 @@ def test_beams(models, keep):
     assert keep == 1 or (table[0] == table[1])[table[0] >= 0].any(), "no page is shared"
 
 
+def test_tokens_that_are_looked_up_and_taken_back(models):
+    """Several tokens at once, and crops of those that were guessed wrong."""
+    ids = prompt(length=12).repeat(1, 4)
+    guessed = same(models, 1.0, ids, prompt_lookup_num_tokens=4, repetition_penalty=0.7)
+    assert guessed.get_seq_length() >= 48 + 50 - 2
+
+
 def test_unlike_keeps_of_k_and_v(models):
     same(models, (0.25, 0.75), prompt())
 
