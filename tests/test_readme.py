@@ -4,6 +4,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from sparsecore import ledger
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,8 @@ def test_its_python_runs():
     assert len(blocks) >= 2
     names: dict = {}
     for block in blocks:
+        if "from transformers" in block:
+            pytest.importorskip("transformers", reason="not proven: what README.md shows of transformers")
         exec(compile(block, "README.md", "exec"), names)
 
 

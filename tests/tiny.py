@@ -7,7 +7,7 @@ import pytest
 import torch
 
 
-def llama(seed: int = 0, *, tied: bool = True, layers: int = 3) -> Any:
+def llama(seed: int = 0, *, tied: bool = True, layers: int = 3, head_dim: int = 16) -> Any:
     """A random three-block Llama of width 64 and 96 tokens; the test is skipped without transformers."""
     transformers = pytest.importorskip(
         "transformers", reason="transformers is not installed: nothing proven about real decoder models"
@@ -20,6 +20,7 @@ def llama(seed: int = 0, *, tied: bool = True, layers: int = 3) -> Any:
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=64,
         tie_word_embeddings=tied,
         bos_token_id=1,

@@ -55,7 +55,7 @@ from .spgemm import SpgemmPlan, spgemm, spgemm_plan  # noqa: E402
 
 __all__ = ["Bitmap", "Csr", "Nm", "SpgemmPlan", "linear", "sparsify", "spgemm", "spgemm_plan"]
 
-_LATER = ("bench", "doctor", "io", "nn", "prune", "testing", "train")
+_LATER = ("bench", "cache", "doctor", "io", "nn", "prune", "testing", "train")
 
 
 def __getattr__(name: str) -> object:

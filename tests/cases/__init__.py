@@ -210,8 +210,13 @@ def attentions() -> list[str]:
     return [op for op in every_op() if hasattr(of(op), "ATTENTION")]
 
 
+def in_place() -> list[str]:
+    """Ops that change their arguments: see cases/kv_append.py, which test_kv_append.py reads."""
+    return [op for op in every_op() if hasattr(of(op), "IN_PLACE")]
+
+
 def conversions() -> list[str]:
-    return [op for op in every_op() if op not in (*ops(), *products(), *attentions())]
+    return [op for op in every_op() if op not in (*ops(), *products(), *attentions(), *in_place())]
 
 
 def of(op: str) -> ModuleType:

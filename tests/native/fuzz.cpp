@@ -29,8 +29,8 @@ void append(std::vector<float>& numbers, const Array& a) {
 }
 
 bool is_index(const Array& a) {
-  return !a.output && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 ||
-                       a.name.ends_with("bitmask") || a.name == "positions");
+  return (!a.output || a.in_place) && (a.dtype == Dtype::i32 || a.dtype == Dtype::i64 || a.dtype == Dtype::i16 ||
+                                       a.name.ends_with("bitmask") || a.name == "positions");
 }
 
 // Flips a bit, or writes an extreme, a neighbour's value or a near miss into index arrays.
@@ -68,10 +68,22 @@ struct Result {
   std::string whole;          // bytes of the others, which have no rounding
 };
 
-// Runs v on the call with poisoned outputs, which it returns joined.
-Result run(const Variant& v, const Call& call) {
+// The bytes of the arrays that calls change in place, in order.
+std::string contents(const Call& call) {
+  std::string bytes;
   for (const Array& a : call.arrays)
-    if (a.output) std::memset(a.data, kPoison, static_cast<size_t>(a.bytes()));
+    if (a.in_place) bytes.append(static_cast<const char*>(a.data), static_cast<size_t>(a.bytes()));
+  return bytes;
+}
+
+// Runs v on the call with poisoned outputs, those that are changed in place as they were `before`; returns them joined.
+Result run(const Variant& v, const Call& call, const std::string& before) {
+  const char* from = before.data();
+  for (const Array& a : call.arrays) {
+    const size_t bytes = static_cast<size_t>(a.bytes());
+    if (a.in_place) std::memcpy(a.data, std::exchange(from, from + bytes), bytes);
+    else if (a.output) std::memset(a.data, kPoison, bytes);
+  }
   Result result;
   result.outcome = v.run(call);
   for (const Array& a : call.arrays)
@@ -87,9 +99,9 @@ int64_t bad_row(const Outcome& outcome) {
   return found == outcome.end() ? -1 : found->second;
 }
 
-bool row_is_bad(const Variant& scalar, Call call, int64_t row) {
+bool row_is_bad(const Variant& scalar, Call call, const std::string& before, int64_t row) {
   call.integers["row"] = row;
-  return bad_row(run(scalar, call).outcome) == row;
+  return bad_row(run(scalar, call, before).outcome) == row;
 }
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
@@ -119,7 +131,8 @@ int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
       for (const Array& a : call.arrays)
         if (is_index(a) && a.size() > 0 && random() & 1)
           for (int64_t times = 1 + below(random, 3); times > 0; --times, damaged = true) damage(random, a);
-    const auto expected = run(*scalar, call);
+    const std::string before = contents(call);
+    const auto expected = run(*scalar, call, before);
     const bool refuses = bad_row(expected.outcome) >= 0;
     hostile += damaged;
     refused += refuses;
@@ -129,11 +142,11 @@ int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
       if (wrong) break;
       if ((v->cuda && i % kEmulated != 0) || (v->takes && !v->takes(call))) continue;
       who = v;
-      const auto actual = run(*v, call);
+      const auto actual = run(*v, call, before);
       const int64_t bad = bad_row(actual.outcome);
       if (!actual.outcome.at("intact")) wrong = "wrote outside its scratch";
       else if (refuses != (bad >= 0)) wrong = refuses ? "accepts what scalar refuses" : "refuses what scalar accepts";
-      else if (refuses && !row_is_bad(*scalar, call, bad)) wrong = "refuses a row that is right";
+      else if (refuses && !row_is_bad(*scalar, call, before, bad)) wrong = "refuses a row that is right";
       else if (!refuses && (expected.whole != actual.whole || !same(expected.numbers, actual.numbers)))
         wrong = "other result than scalar's";
     }

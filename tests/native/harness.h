@@ -105,6 +105,7 @@ struct Array {
   std::vector<int64_t> shape;
   void* data;
   bool output;
+  bool in_place = false;  // an output that is changed, or written in part: what it held before counts
 
   int64_t size() const {
     int64_t count = 1;
@@ -163,6 +164,12 @@ struct Sample {
     a.data = memory.back().data();
     call.arrays.push_back(std::move(a));
     return static_cast<T*>(call.arrays.back().data);
+  }
+  template <class T>
+  T* add_in_place(const std::string& name, Dtype dtype, std::vector<int64_t> shape) {
+    T* const data = add<T>(name, dtype, std::move(shape));
+    call.arrays.back().output = call.arrays.back().in_place = true;
+    return data;
   }
 };
 

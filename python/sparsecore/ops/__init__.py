@@ -5,6 +5,7 @@ from . import bitmap_from_csr as bitmap_from_csr
 from . import bitmap_from_dense as bitmap_from_dense
 from . import bitmap_to_csr as bitmap_to_csr
 from . import bitmap_to_dense as bitmap_to_dense
+from . import kv_append as kv_append
 from . import kv_attention as kv_attention
 from . import kv_compress as kv_compress
 from . import kv_decompress as kv_decompress

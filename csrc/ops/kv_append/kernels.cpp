@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/kv_append/kv_append.h"
+
+namespace sparsecore::kv_append {
+
+extern const Kernel kernel_scalar;
+#if defined(__x86_64__)
+extern const Kernel kernel_avx2, kernel_avx512;
+#endif
+
+cpu::KernelTable<Kernel> kernels() {
+  static const Kernel table[] = {
+#if defined(__x86_64__)
+      kernel_avx512,
+      kernel_avx2,
+#endif
+      kernel_scalar,
+  };
+  return {table, sizeof(table) / sizeof(table[0])};
+}
+
+}  // namespace sparsecore::kv_append

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compressed KV cache for transformers' ``generate()``."""
+
+from sparsecore.cache.sparse import SparseCache
+
+__all__ = ["SparseCache"]
