@@ -39,7 +39,6 @@ SPARSECORE_INLINE Stage stage_of(const KvView& c, bool dense) {
   Stage s{};
   s.row[0] = static_cast<int>(k);
   s.row[1] = static_cast<int>(v);
-  s.bits[1] = static_cast<int>(mask);
   s.values[0] = static_cast<int>(2 * mask);
   s.values[1] = static_cast<int>(2 * mask + kUnit * 2 * k);
   return s;
@@ -57,31 +56,41 @@ SPARSECORE_INLINE int64_t mma_shared_bytes(const Args& a) {
 
 // Copies 16 rows of `elements` 16-bit elements, which lie together, to rows `row` elements apart.
 SPARSECORE_DEVICE void copy_rows(char* to, const void* from, int elements, int row) {
-  const int chunks = 2 * elements, pad = 2 * (row - elements);  // 16-byte pieces
-  if (pad == 0) {
-    for (int i = lane_index(); i < chunks; i += kLanes)
-      async_copy<16>(to + 16 * i, static_cast<const char*>(from) + 16 * i);
+  const int chunks = 2 * elements;  // of 16 bytes
+  const char* source = static_cast<const char*>(from) + 16 * lane_index();
+  if (row == elements) {
+    to += 16 * lane_index();
+#pragma unroll 1
+    for (int i = lane_index(); i < chunks; i += kLanes, to += 16 * kLanes, source += 16 * kLanes)
+      async_copy<16>(to, source);
   } else {
-    const int per = elements / 8, inverse = (65535 + per) / per;  // i / per = i * inverse >> 16, as i < 512
-    for (int i = lane_index(); i < chunks; i += kLanes)
-      async_copy<16>(to + 16 * i + (i * inverse >> 16) * pad, static_cast<const char*>(from) + 16 * i);
+    const int pad = 2 * (row - elements), per = elements / 8;
+    const int inverse = (65535 + per) / per;  // i / per = i * inverse >> 16, as i < 512
+#pragma unroll 1
+    for (int i = lane_index(); i < chunks; i += kLanes, source += 16 * kLanes)
+      async_copy<16>(to + 16 * i + (i * inverse >> 16) * pad, source);
   }
 }
 
-// Starts the copies of the unit whose first token is `token`.
+// Starts the copies of a unit.
 SPARSECORE_DEVICE void fetch(const KvView& c, const Place& at, char* stage) {
   const Stage s = stage_of(c, at.dense);
-  const int d = static_cast<int>(c.head_dim), words = static_cast<int>(kv_words(d));
+  if (!at.dense) {
+    const int words = static_cast<int>(kv_words(c.head_dim)), chunks = 4 * words;
+    const int64_t bytes = at.row * words * 4;
+#pragma unroll 1
+    for (int i = lane_index(); i < 2 * chunks; i += kLanes) {
+      const uint8_t* const from = i < chunks ? c.k.bitmask : c.v.bitmask - 16 * chunks;
+      async_copy<16>(stage + 16 * i, from + bytes + 16 * i);
+    }
+  }
+  const int d = static_cast<int>(c.head_dim);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const KvPool& pool = half == 0 ? c.k : c.v;
-    if (at.dense) {
-      copy_rows(stage + s.values[half], static_cast<const char*>(pool.dense) + at.row * d * 2, d, s.row[half]);
-    } else {
-      copy_rows(stage + s.bits[half], pool.bitmask + at.row * words * 4, 2 * words, 2 * words);
-      const int keep = static_cast<int>(pool.keep);
-      copy_rows(stage + s.values[half], static_cast<const char*>(pool.values) + at.row * keep * 2, keep, s.row[half]);
-    }
+    const int elements = at.dense ? d : static_cast<int>(pool.keep);
+    const char* const from = static_cast<const char*>(at.dense ? pool.dense : pool.values);
+    copy_rows(stage + s.values[half], from + at.row * elements * 2, elements, s.row[half]);
   }
 }
 
@@ -90,27 +99,40 @@ struct Walk {
   uint32_t low, high;
   ptx::SharedAddress next;
 
-  // 16 bits of channel `bit`; channels are asked for in order.
+  // 16 bits of channel `bit` below 32; channels are asked for in order.
   SPARSECORE_DEVICE uint32_t take(int bit) { return ptx::take_shared(low & (1u << bit), next); }
-  SPARSECORE_DEVICE void skip(int bits) {
-    low = low >> bits | high << (32 - bits);
-    high >>= bits;
-  }
 };
 SPARSECORE_DEVICE uint32_t pair_of(uint32_t low, uint32_t high) { return __byte_perm(low, high, 0x5410); }
 
-// Bits [from, from + count), at most 64, of a token's words.
-SPARSECORE_DEVICE void cut_bits(const uint32_t* words, int total, int from, int count, uint32_t& low, uint32_t& high) {
-  const int w = from / 32, shift = from % 32;
-  const uint64_t first = words[w];
-  const uint64_t second = w + 1 < total && shift + count > 32 ? words[w + 1] : 0;
-  const uint64_t third = w + 2 < total && shift + count > 64 ? words[w + 2] : 0;
-  low = static_cast<uint32_t>((first | second << 32) >> shift);
-  high = static_cast<uint32_t>((second | third << 32) >> shift);
-  if (count < 32) low &= (1u << count) - 1;
-  if (count <= 32) high = 0;
-  else if (count < 64) high &= (1u << (count - 32)) - 1;
-}
+// The lowest `count` bits, at most 32.
+SPARSECORE_DEVICE uint32_t low_bits(int count) { return count < 32 ? (1u << count) - 1 : ~0u; }
+
+// Where a lane's `count` bits of a token's words lie, at most 64 of them, and how to cut them out.
+struct Cut {
+  int word, shift, total;
+  uint32_t low, high;  // masks
+  bool aligned;        // count is a power of 2
+
+  SPARSECORE_DEVICE Cut(int words, int count, int from) {
+    word = from / 32;
+    shift = from % 32;
+    total = words;
+    low = low_bits(count < 32 ? count : 32);
+    high = count <= 32 ? 0 : low_bits(count - 32);
+    aligned = (count & (count - 1)) == 0;
+  }
+  SPARSECORE_DEVICE void operator()(const uint32_t* words, Walk& walk) const {
+    const uint32_t first = words[word];
+    if (aligned) {  // so bits cross no word, or are two
+      walk.low = first >> shift & low;
+      walk.high = high != 0 ? words[word + 1] : 0;
+    } else {
+      const uint64_t second = word + 1 < total ? words[word + 1] : 0, third = word + 2 < total ? words[word + 2] : 0;
+      walk.low = static_cast<uint32_t>((first | second << 32) >> shift) & low;
+      walk.high = static_cast<uint32_t>((second | third << 32) >> shift) & high;
+    }
+  }
+};
 
 // A weight of [0, 1] times `scale` as two 16-bit numbers.
 struct Halves {
@@ -168,8 +190,12 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
   for (int j = 0; j < kMostTiles; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[j].c[i] = 0.0f;
-  float m[2] = {minus_infinity(), minus_infinity()}, l[2] = {0.0f, 0.0f};
+  float m[2] = {minus_infinity(), minus_infinity()}, l[2] = {0.0f, 0.0f}, shift[2] = {0.0f, 0.0f};
   bool good = true;
+  const Cut k_cut(words, d / 4, t * (d / 4)), v_cut(words, d / 8, g * (d / 8));
+  const unsigned padding = kv_padding(d);
+  const bool simple = a.softcap <= 0.0f && !a.bias && !a.slopes;
+  const int first_position = static_cast<int>(item.length - a.q_tokens);  // of any query
 
   constexpr int kStep = kWarps * kUnit;
   int first = item.begin / kUnit * kUnit + warp_index() * kUnit;
@@ -199,120 +225,123 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
     const Stage s = stage_of(c, at.dense);
     const int keep_k = at.dense ? d : static_cast<int>(c.k.keep), keep_v = at.dense ? d : static_cast<int>(c.v.keep);
 
-    // Where the lane's channels begin: those of K in tokens g, g + 8; of V in 2 t, 2 t + 1, 2 t + 8, 2 t + 9.
-    bool bad = false;
+    // Where the lane's channels begin: those of K in tokens g, g + 8; of V in 2 t, 2 t + 1, 2 t + 8, 2 t + 9. Counts are
+    // 16 bits each in a register.
+    const int from = item.begin - first, span = item.end - item.begin;  // tokens with 0 <= token - from < span count
+    const auto inside = [&](int token) { return static_cast<unsigned>(token - from) < static_cast<unsigned>(span); };
+    const uint32_t* const k_bits = reinterpret_cast<const uint32_t*>(stage);
+    const uint32_t* const v_bits = k_bits + kUnit * words;
     Walk k[2], v[4];
-    {
-      const uint32_t* const bits = reinterpret_cast<const uint32_t*>(stage + s.bits[0]);
-      const int count = d / 4;
-      int own = 0;  // of both tokens, 16 bits each
+    int count[3], sum[3];  // of k, v[0] and v[1], v[2] and v[3]
+    bool bad = false;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int token = g + 8 * i;
-        const bool inside = first + token >= item.begin && first + token < item.end;
-        k[i].low = k[i].high = 0;
-        if (at.dense) {
-          k[i].low = count < 32 ? (1u << count) - 1 : ~0u;
-          k[i].high = count <= 32 ? 0 : count < 64 ? (1u << (count - 32)) - 1 : ~0u;
-        } else if (inside) {
-          cut_bits(bits + token * words, words, t * count, count, k[i].low, k[i].high);
-          bad |= (bits[token * words + words - 1] & kv_padding(d)) != 0;
-        }
-        own |= (__popc(k[i].low) + __popc(k[i].high)) << 16 * i;
-      }
-      int sum = own;
-#pragma unroll
-      for (int step = 1; step < 4; step *= 2) {
-        const int before = warp_shuffle(sum, lane - (t >= step ? step : 0));
-        if (t >= step) sum += before;
-      }
-      const int all = warp_shuffle(sum, lane | 3), before = sum - own;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int token = g + 8 * i;
-        const bool inside = first + token >= item.begin && first + token < item.end;
-        bad |= inside && (all >> 16 * i & 0xffff) != keep_k;
-        k[i].next = ptx::shared_address(stage + s.values[0] + 2 * (token * s.row[0] + (before >> 16 * i & 0xffff)));
+    for (int i = 0; i < 2; ++i) {
+      const int token = g + 8 * i;
+      if (at.dense) {
+        k[i].low = k_cut.low;
+        k[i].high = k_cut.high;
+      } else {
+        k_cut(k_bits + token * words, k[i]);
+        if (padding != 0)
+          bad |= inside(token) && ((k_bits[token * words + words - 1] | v_bits[token * words + words - 1]) & padding) != 0;
       }
     }
-    {
-      const uint32_t* const bits = reinterpret_cast<const uint32_t*>(stage + s.bits[1]);
-      const int count = d / 8;
-      int own[2] = {0, 0};
+    count[0] = __popc(k[0].low) + __popc(k[0].high) | (__popc(k[1].low) + __popc(k[1].high)) << 16;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int token = 2 * t + i % 2 + i / 2 * 8;
-        const bool inside = first + token >= item.begin && first + token < item.end;
-        v[i].low = v[i].high = 0;
-        if (at.dense) {
-          if (inside) v[i].low = count < 32 ? (1u << count) - 1 : ~0u;
-        } else if (inside) {
-          cut_bits(bits + token * words, words, g * count, count, v[i].low, v[i].high);
-          bad |= (bits[token * words + words - 1] & kv_padding(d)) != 0;
-        }
-        own[i / 2] |= __popc(v[i].low) << 16 * (i % 2);
+    for (int i = 0; i < 4; ++i) {
+      const int token = 2 * t + i % 2 + i / 2 * 8;
+      if (at.dense) v[i].low = v_cut.low;
+      else v_cut(v_bits + token * words, v[i]);
+      if (!inside(token)) v[i].low = 0;
+    }
+    count[1] = __popc(v[0].low) | __popc(v[1].low) << 16;
+    count[2] = __popc(v[2].low) | __popc(v[3].low) << 16;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) sum[i] = count[i];
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2)
+#pragma unroll
+      for (int i = step < 4 ? 0 : 1; i < 3; ++i) {
+        const int place = i == 0 ? t : g;
+        const int below = warp_shuffle(sum[i], lane - (place >= step ? i == 0 ? step : 4 * step : 0));
+        if (place >= step) sum[i] += below;
       }
-      int sum[2] = {own[0], own[1]};
+    const int k_all = warp_shuffle(sum[0], lane | 3);
+    const int v_all[2] = {warp_shuffle(sum[1], 28 + t), warp_shuffle(sum[2], 28 + t)};
 #pragma unroll
-      for (int step = 1; step < 8; step *= 2)
+    for (int i = 0; i < 2; ++i) {
+      bad |= inside(g + 8 * i) && (k_all >> 16 * i & 0xffff) != keep_k;
+      const int before = (sum[0] - count[0]) >> 16 * i & 0xffff;
+      k[i].next = ptx::shared_address(stage + s.values[0] + 2 * ((g + 8 * i) * s.row[0] + before));
+    }
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int before = warp_shuffle(sum[i], lane - (g >= step ? 4 * step : 0));
-          if (g >= step) sum[i] += before;
-        }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int token = 2 * t + i % 2 + i / 2 * 8, shift = 16 * (i % 2);
-        const bool inside = first + token >= item.begin && first + token < item.end;
-        const int all = warp_shuffle(sum[i / 2], 28 + t) >> shift & 0xffff;
-        const int before = (sum[i / 2] - own[i / 2]) >> shift & 0xffff;
-        bad |= inside && all != keep_v;
-        v[i].next = ptx::shared_address(stage + s.values[1] + 2 * (token * s.row[1] + before));
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int token = 2 * t + i % 2 + i / 2 * 8, shift = 16 * (i % 2);
+      bad |= inside(token) && (v_all[i / 2] >> shift & 0xffff) != keep_v;
+      const int before = (sum[1 + i / 2] - count[1 + i / 2]) >> shift & 0xffff;
+      v[i].next = ptx::shared_address(stage + s.values[1] + 2 * (token * s.row[1] + before));
     }
     if (warp_any(bad)) {
       good = false;
       break;
     }
 
+    // Tokens outside give scores that are not used, of values that may be anyone's within the unit.
+    if (!inside(g)) k[0].low = k[0].high = 0;
+    if (!inside(g + 8)) k[1].low = k[1].high = 0;
     FragmentC<float> scores{{0.0f, 0.0f, 0.0f, 0.0f}};
-    for (int step = 0; step < steps; ++step) {
-      FragmentA<2> tokens;
+    for (int eight = 0; eight < steps; eight += 8) {
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair)
+      for (int step = 0; step < 8; ++step) {
+        if (eight + step >= steps) break;
+        FragmentA<2> tokens;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const uint32_t low = k[i].take(2 * pair);
-          tokens.r[2 * pair + i] = pair_of(low, k[i].take(2 * pair + 1));
-        }
-      k[0].skip(4);
-      k[1].skip(4);
-      const uint2 pairs = q[step * kLanes + lane];
-      mma<Mma>(scores, tokens, {{pairs.x, pairs.y}});
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+          for (int pair = 0; pair < 2; ++pair) {
+            const uint32_t low = k[i].take(4 * step + 2 * pair);
+            tokens.r[2 * pair + i] = pair_of(low, k[i].take(4 * step + 2 * pair + 1));
+          }
+        const uint2 pairs = q[(eight + step) * kLanes + lane];
+        mma<Mma>(scores, tokens, {{pairs.x, pairs.y}});
+      }
+      k[0].low = k[0].high;
+      k[1].low = k[1].high;
     }
 
     // Weights: numbers 0, 1 of a fragment of C are token g's for the lane's two queries, 2, 3 token g + 8's.
-    float w[4], kept[2];
+    float w[4];
+    const bool all_seen = from <= 0 && kUnit <= from + span && first + kUnit - 1 <= first_position &&
+                          (item.window == 0 || first > item.length - 1 - item.window);
+    if (simple && all_seen) {  // queries past the panel's get weights too, which nobody reads
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = score(a, item, query[i % 2], scores.c[i], first + g + i / 2 * 8);
+      for (int i = 0; i < 4; ++i) w[i] = scores.c[i] * (a.scale * kLog2e);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float top = w[i] > w[i + 2] ? w[i] : w[i + 2], shift;
-#pragma unroll
-      for (int step = 4; step < kLanes; step *= 2) {
-        const float other = warp_exchange(top, step);
-        top = other > top ? other : top;
-      }
-      kept[i] = raise_maximum(m[i], top > m[i] ? top : m[i], shift);
-      w[i] = exp2f(w[i] - shift);
-      w[i + 2] = exp2f(w[i + 2] - shift);
-      l[i] = l[i] * kept[i] + w[i] + w[i + 2];
+      for (int i = 0; i < 4; ++i) w[i] = score(a, item, query[i % 2], scores.c[i], first + g + i / 2 * 8);
     }
-    if (warp_any(kept[0] != 1.0f || kept[1] != 1.0f)) {
+    if (warp_any(w[0] > m[0] || w[2] > m[0] || w[1] > m[1] || w[3] > m[1])) {  // rarely, but in the first units
 #pragma unroll
-      for (int j = 0; j < kMostTiles; ++j)
+      for (int i = 0; i < 2; ++i) {
+        float top = w[i] > w[i + 2] ? w[i] : w[i + 2];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[j].c[i] *= kept[i % 2];
+        for (int step = 4; step < kLanes; step *= 2) {
+          const float other = warp_exchange(top, step);
+          top = other > top ? other : top;
+        }
+        const float kept = raise_maximum(m[i], top > m[i] ? top : m[i], shift[i]);
+        l[i] *= kept;
+#pragma unroll
+        for (int j = 0; j < kMostTiles; ++j) {
+          sums[j].c[i] *= kept;
+          sums[j].c[2 + i] *= kept;
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      w[i] = exp2f(w[i] - shift[i % 2]);
+      l[i % 2] += w[i];
     }
     FragmentB<2, 2> weights, rest;
 #pragma unroll
