@@ -27,6 +27,12 @@ SPARSECORE_DEVICE T warp_exchange(T value, int bits) {
   return __shfl_xor_sync(kAllLanes, value, bits);
 }
 
+// value of the lane so many before this one; one's own where there is none.
+template <class T>
+SPARSECORE_DEVICE T warp_before(T value, int lanes) {
+  return __shfl_up_sync(kAllLanes, value, lanes);
+}
+
 // Bit l: whether lane l's condition holds.
 SPARSECORE_DEVICE unsigned warp_ballot(bool condition) { return __ballot_sync(kAllLanes, condition); }
 SPARSECORE_DEVICE bool warp_any(bool condition) { return __any_sync(kAllLanes, condition); }

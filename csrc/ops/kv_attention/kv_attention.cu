@@ -4,9 +4,10 @@
 // Queries and values of one 16-bit dtype go to tensor cores (kv_attention_cuda_mma.h), others to multiply-adds.
 //
 // A token of 128 channels at 70 %, bfloat16: 188 bytes of K and V, 11 cycles of an H100's SM, 44 instructions. Counted
-// in what nvcc made, a warp takes 90 for it: to expand K and multiply 25, V 19, where lanes begin 17, weights 16, copies
-// 14. So instructions bound it at 70 % and at 50 % (272 bytes, 64 instructions), memory at 0 (512, 120). A group of one
-// query costs what a group of 8 does. Not yet measured on a device.
+// in what nvcc made, a warp takes some 70 for it: to expand K and multiply 21, V 19, where lanes begin 13, copies 11,
+// weights 6. So instructions bound it at 70 %, a little at 50 % (272 bytes, 64 instructions), memory at 0 (512, 120): at
+// most 1.7 times as fast as dense pages read at full rate. A group of one query costs what a group of 8 does. Not yet
+// measured on a device.
 //
 // sass kv_attention_mma_kernel: LDGSTS HMMA.16816.F32 MOVM LDS.U16 SHFL; no LDL STL
 // sass kv_attention_kernel: LDG FFMA SHFL POPC MUFU.EX2; no LDL STL
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(kThreads) kv_attention_kernel(Args a) {
   plain_split(a, item, dynamic_shared<float>());
 }
 
-template <class Mma>
+template <class Mma, int Tiles>
 __global__ void __launch_bounds__(kThreads, 3) kv_attention_mma_kernel(Args a) {
   const Item item(a);
   if (!item.good || item.begin >= item.end) return;
@@ -33,8 +34,8 @@ __global__ void __launch_bounds__(kThreads, 3) kv_attention_mma_kernel(Args a) {
   load_query_fragments(a, item, q);
   block_sync();
   float* const lines = reinterpret_cast<float*>(shared);
-  const bool good = mma_warp<Mma>(a, item, q, shared + query_bytes(a) + 2 * warp_index() * apart, apart,
-                                  lines + warp_index() * kQueries * a.stride());
+  const bool good = mma_warp<Mma, Tiles>(a, item, q, shared + query_bytes(a) + 2 * warp_index() * apart, apart,
+                                         lines + warp_index() * kQueries * a.stride());
   if (block_any(!good)) return refuse(a, item);
   join_warps(a, item, lines);
 }
@@ -109,11 +110,15 @@ const char* launch(const Args& a, void* stream) {
   const auto grid = [&](int64_t count, int64_t shared) {
     return Grid{dim3(static_cast<unsigned>(count)), dim3(kThreads), shared, stream};
   };
-  const bool tensor_cores = a.query == a.cache.value && a.query != Dtype::f32;
-  const char* const error = !tensor_cores ? cuda::launch(kv_attention_kernel, grid(blocks, plain_shared_bytes(a)), a)
-                            : a.query == Dtype::bf16
-                                ? cuda::launch(kv_attention_mma_kernel<MmaBf16>, grid(blocks, mma_shared_bytes(a)), a)
-                                : cuda::launch(kv_attention_mma_kernel<MmaF16>, grid(blocks, mma_shared_bytes(a)), a);
+  const auto tensor_cores = [&]<class Mma>(Mma) {
+    const Grid all = grid(blocks, mma_shared_bytes(a));
+    return a.cache.head_dim <= 128 ? cuda::launch(kv_attention_mma_kernel<Mma, 8>, all, a)
+                                   : cuda::launch(kv_attention_mma_kernel<Mma, 16>, all, a);
+  };
+  const char* const error = a.query != a.cache.value || a.query == Dtype::f32
+                                ? cuda::launch(kv_attention_kernel, grid(blocks, plain_shared_bytes(a)), a)
+                            : a.query == Dtype::bf16 ? tensor_cores(MmaBf16())
+                                                     : tensor_cores(MmaF16());
   return error ? error : cuda::launch(kv_attention_merge_kernel, grid(rows, 0), a);
 }
 

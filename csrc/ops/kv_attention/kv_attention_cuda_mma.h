@@ -20,8 +20,6 @@
 namespace sparsecore::kv_attention {
 namespace {
 
-constexpr int kMostTiles = 16;  // of 16 channels
-
 // Shared memory: q [ceil(d / 16) steps][32 lanes] of B's registers, then two stages for each warp, of K and V each:
 //   a compressed unit   bits [16][words], values [16][row]; row: keep, and 8 more where rows would all begin in one bank
 //   a dense one         [16][d + 8]
@@ -42,6 +40,11 @@ SPARSECORE_INLINE Stage stage_of(const KvView& c, bool dense) {
   s.values[0] = static_cast<int>(2 * mask);
   s.values[1] = static_cast<int>(2 * mask + kUnit * 2 * k);
   return s;
+}
+// Field by field, so that none lies in memory.
+SPARSECORE_DEVICE Stage one_of(bool second, const Stage& a, const Stage& b) {
+  return {{second ? b.row[0] : a.row[0], second ? b.row[1] : a.row[1]},
+          {second ? b.values[0] : a.values[0], second ? b.values[1] : a.values[1]}};
 }
 SPARSECORE_INLINE int64_t stage_bytes(const KvView& c) {
   const Stage packed = stage_of(c, false), dense = stage_of(c, true);
@@ -73,8 +76,7 @@ SPARSECORE_DEVICE void copy_rows(char* to, const void* from, int elements, int r
 }
 
 // Starts the copies of a unit.
-SPARSECORE_DEVICE void fetch(const KvView& c, const Place& at, char* stage) {
-  const Stage s = stage_of(c, at.dense);
+SPARSECORE_DEVICE void fetch(const KvView& c, const Place& at, const Stage& s, char* stage) {
   if (!at.dense) {
     const int words = static_cast<int>(kv_words(c.head_dim)), chunks = 4 * words;
     const int64_t bytes = at.row * words * 4;
@@ -111,7 +113,7 @@ SPARSECORE_DEVICE uint32_t low_bits(int count) { return count < 32 ? (1u << coun
 struct Cut {
   int word, shift, total;
   uint32_t low, high;  // masks
-  bool aligned;        // count is a power of 2
+  bool aligned;  // count is a power of 2
 
   SPARSECORE_DEVICE Cut(int words, int count, int from) {
     word = from / 32;
@@ -177,22 +179,24 @@ SPARSECORE_DEVICE void load_query_fragments(const Args& a, const Item& item, uin
   }
 }
 
-// Leaves the warp's lines once the block has met (block_sync); false where a page or bits are none.
-template <class Mma>
+// Leaves the warp's lines once the block has met (block_sync); false where a page or bits are none. Tiles: of 16
+// channels, at least so many as head_dim has.
+template <class Mma, int Tiles>
 SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q, char* stages, int64_t apart,
                                 float* lines) {
   const KvView& c = a.cache;
   const int lane = lane_index(), g = lane / 4, t = lane % 4;
   const int d = static_cast<int>(c.head_dim), words = static_cast<int>(kv_words(d)), steps = (d + 15) / 16;
   const Query query[2] = {Query(a, item, 2 * t), Query(a, item, 2 * t + 1)};
-  FragmentC<float> sums[kMostTiles];
+  FragmentC<float> sums[Tiles];
 #pragma unroll
-  for (int j = 0; j < kMostTiles; ++j)
+  for (int j = 0; j < Tiles; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[j].c[i] = 0.0f;
   float m[2] = {minus_infinity(), minus_infinity()}, l[2] = {0.0f, 0.0f}, shift[2] = {0.0f, 0.0f};
   bool good = true;
   const Cut k_cut(words, d / 4, t * (d / 4)), v_cut(words, d / 8, g * (d / 8));
+  const Stage packed = stage_of(c, false), dense = stage_of(c, true);
   const unsigned padding = kv_padding(d);
   const bool simple = a.softcap <= 0.0f && !a.bias && !a.slopes;
   const int first_position = static_cast<int>(item.length - a.q_tokens);  // of any query
@@ -204,7 +208,7 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
   int32_t entry = 0;  // of the unit after this one, asked for in time
   if (first < item.end) {
     at = place(c, item.head, column.offset, *column.entry);
-    if (at.good) fetch(c, at, stages);
+    if (at.good) fetch(c, at, one_of(at.dense, packed, dense), stages);
   }
   async_commit();
   column.advance(kStep);
@@ -214,7 +218,7 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
     if (!good) break;  // the whole warp
     if (first + kStep < item.end) {
       next = place(c, item.head, column.offset, entry);
-      if (next.good) fetch(c, next, stages + (turn ^ 1) * apart);
+      if (next.good) fetch(c, next, one_of(next.dense, packed, dense), stages + (turn ^ 1) * apart);
       column.advance(kStep);
       if (first + 2 * kStep < item.end) entry = *column.entry;
     }
@@ -222,13 +226,14 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
     async_wait<1>();
     warp_sync();
     const char* const stage = stages + turn * apart;
-    const Stage s = stage_of(c, at.dense);
+    const Stage s = one_of(at.dense, packed, dense);
     const int keep_k = at.dense ? d : static_cast<int>(c.k.keep), keep_v = at.dense ? d : static_cast<int>(c.v.keep);
 
     // Where the lane's channels begin: those of K in tokens g, g + 8; of V in 2 t, 2 t + 1, 2 t + 8, 2 t + 9. Counts are
     // 16 bits each in a register.
-    const int from = item.begin - first, span = item.end - item.begin;  // tokens with 0 <= token - from < span count
-    const auto inside = [&](int token) { return static_cast<unsigned>(token - from) < static_cast<unsigned>(span); };
+    const int from = item.begin - first, to = item.end - first;  // of the unit's tokens those that count
+    const bool whole = from <= 0 && to >= kUnit;
+    const auto inside = [&](int token) { return token >= from && token < to; };
     const uint32_t* const k_bits = reinterpret_cast<const uint32_t*>(stage);
     const uint32_t* const v_bits = k_bits + kUnit * words;
     Walk k[2], v[4];
@@ -242,18 +247,35 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
         k[i].high = k_cut.high;
       } else {
         k_cut(k_bits + token * words, k[i]);
-        if (padding != 0)
-          bad |= inside(token) && ((k_bits[token * words + words - 1] | v_bits[token * words + words - 1]) & padding) != 0;
+        if (padding != 0) {
+          const int last = token * words + words - 1;
+          bad |= inside(token) && ((k_bits[last] | v_bits[last]) & padding) != 0;
+        }
       }
     }
-    count[0] = __popc(k[0].low) + __popc(k[0].high) | (__popc(k[1].low) + __popc(k[1].high)) << 16;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int token = 2 * t + i % 2 + i / 2 * 8;
       if (at.dense) v[i].low = v_cut.low;
       else v_cut(v_bits + token * words, v[i]);
-      if (!inside(token)) v[i].low = 0;
     }
+    // Tokens outside have no values, and their counts are not looked at.
+    uint32_t k_looked = ~0u, v_looked[2] = {~0u, ~0u};
+    if (!whole) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (!inside(g + 8 * i)) {
+          k[i].low = k[i].high = 0;
+          k_looked &= ~(0xffffu << 16 * i);
+        }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (!inside(2 * t + i % 2 + i / 2 * 8)) {
+          v[i].low = 0;
+          v_looked[i / 2] &= ~(0xffffu << 16 * (i % 2));
+        }
+    }
+    count[0] = (__popc(k[0].low) + __popc(k[0].high)) | (__popc(k[1].low) + __popc(k[1].high)) << 16;
     count[1] = __popc(v[0].low) | __popc(v[1].low) << 16;
     count[2] = __popc(v[2].low) | __popc(v[3].low) << 16;
 #pragma unroll
@@ -262,33 +284,27 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
     for (int step = 1; step < 8; step *= 2)
 #pragma unroll
       for (int i = step < 4 ? 0 : 1; i < 3; ++i) {
-        const int place = i == 0 ? t : g;
-        const int below = warp_shuffle(sum[i], lane - (place >= step ? i == 0 ? step : 4 * step : 0));
-        if (place >= step) sum[i] += below;
+        const int below = warp_before(sum[i], i == 0 ? step : 4 * step);
+        if ((i == 0 ? t : g) >= step) sum[i] += below;
       }
-    const int k_all = warp_shuffle(sum[0], lane | 3);
-    const int v_all[2] = {warp_shuffle(sum[1], 28 + t), warp_shuffle(sum[2], 28 + t)};
+    bad |= ((warp_shuffle(sum[0], lane | 3) ^ keep_k * 0x10001) & k_looked) != 0;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      bad |= inside(g + 8 * i) && (k_all >> 16 * i & 0xffff) != keep_k;
+      bad |= ((warp_shuffle(sum[1 + i], 28 + t) ^ keep_v * 0x10001) & v_looked[i]) != 0;
       const int before = (sum[0] - count[0]) >> 16 * i & 0xffff;
-      k[i].next = ptx::shared_address(stage + s.values[0] + 2 * ((g + 8 * i) * s.row[0] + before));
+      k[i].next = ptx::shared_address(stage + s.values[0]) + 2 * ((g + 8 * i) * s.row[0] + before);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int token = 2 * t + i % 2 + i / 2 * 8, shift = 16 * (i % 2);
-      bad |= inside(token) && (v_all[i / 2] >> shift & 0xffff) != keep_v;
-      const int before = (sum[1 + i / 2] - count[1 + i / 2]) >> shift & 0xffff;
-      v[i].next = ptx::shared_address(stage + s.values[1] + 2 * (token * s.row[1] + before));
+      const int token = 2 * t + i % 2 + i / 2 * 8;
+      const int before = (sum[1 + i / 2] - count[1 + i / 2]) >> 16 * (i % 2) & 0xffff;
+      v[i].next = ptx::shared_address(stage + s.values[1]) + 2 * (token * s.row[1] + before);
     }
     if (warp_any(bad)) {
       good = false;
       break;
     }
 
-    // Tokens outside give scores that are not used, of values that may be anyone's within the unit.
-    if (!inside(g)) k[0].low = k[0].high = 0;
-    if (!inside(g + 8)) k[1].low = k[1].high = 0;
     FragmentC<float> scores{{0.0f, 0.0f, 0.0f, 0.0f}};
     for (int eight = 0; eight < steps; eight += 8) {
 #pragma unroll
@@ -311,8 +327,8 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
 
     // Weights: numbers 0, 1 of a fragment of C are token g's for the lane's two queries, 2, 3 token g + 8's.
     float w[4];
-    const bool all_seen = from <= 0 && kUnit <= from + span && first + kUnit - 1 <= first_position &&
-                          (item.window == 0 || first > item.length - 1 - item.window);
+    const bool all_seen =
+        whole && first + kUnit - 1 <= first_position && (item.window == 0 || first > item.length - 1 - item.window);
     if (simple && all_seen) {  // queries past the panel's get weights too, which nobody reads
 #pragma unroll
       for (int i = 0; i < 4; ++i) w[i] = scores.c[i] * (a.scale * kLog2e);
@@ -332,7 +348,7 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
         const float kept = raise_maximum(m[i], top > m[i] ? top : m[i], shift[i]);
         l[i] *= kept;
 #pragma unroll
-        for (int j = 0; j < kMostTiles; ++j) {
+        for (int j = 0; j < Tiles; ++j) {
           sums[j].c[i] *= kept;
           sums[j].c[2 + i] *= kept;
         }
@@ -351,7 +367,7 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
       rest.r[i] = ptx::movmatrix(one.low | other.low << 16);
     }
 #pragma unroll
-    for (int j = 0; j < kMostTiles; ++j) {
+    for (int j = 0; j < Tiles; ++j) {
       if (j >= steps) break;
       FragmentA<2> channels;
 #pragma unroll
@@ -385,7 +401,7 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
     constexpr float kOver = 1.0f / Weights<Mma>::scale;
     const int count = d / 8;
 #pragma unroll
-    for (int j = 0; j < kMostTiles; ++j) {
+    for (int j = 0; j < Tiles; ++j) {
       if (2 * j < count) line[2 + g * count + 2 * j] = sums[j].c[i] * kOver;
       if (2 * j + 1 < count) line[2 + g * count + 2 * j + 1] = sums[j].c[2 + i] * kOver;
     }

@@ -100,11 +100,7 @@ struct Column {
     offset = token % page;
   }
   SPARSECORE_DEVICE void advance(int tokens) {
-    offset += tokens;
-    if (offset >= page) {
-      entry += offset / page;
-      offset %= page;
-    }
+    for (offset += tokens; offset >= page; offset -= page) ++entry;
   }
 };
 

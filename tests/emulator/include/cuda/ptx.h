@@ -27,9 +27,13 @@ T load_relaxed(const T* p) {
   return emulator::atomic(const_cast<T*>(p), [](T there) { return there; });
 }
 
-using SharedAddress = const uint16_t*;
-inline SharedAddress shared_address(const void* p) { return static_cast<const uint16_t*>(p); }
-inline uint32_t take_shared(uint32_t bits, SharedAddress& next) { return bits != 0 ? *next++ : 0; }
+using SharedAddress = const char*;
+inline SharedAddress shared_address(const void* p) { return static_cast<const char*>(p); }
+inline uint32_t take_shared(uint32_t bits, SharedAddress& next) {
+  if (bits == 0) return 0;
+  next += 2;
+  return *reinterpret_cast<const uint16_t*>(next - 2);
+}
 
 template <int Bytes>
 void cp_async(void* shared, const void* global, int valid) {
