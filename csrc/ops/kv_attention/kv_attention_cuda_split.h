@@ -28,21 +28,23 @@ SPARSECORE_DEVICE float nan() { return __uint_as_float(0x7fffffffu); }
 
 // A sequence's tokens [first, length) of which some query sees those from `seen` on, and how many a split has.
 struct Sequence {
-  int length, seen, first, per_split;
+  int length, seen, first;
+  int64_t per_split;
   bool good;
 
   SPARSECORE_DEVICE Sequence(const Args& a, int64_t sequence) {
     length = a.cache.lengths[sequence];
     good = kv_length_fits(a.cache, sequence) && (!a.bias || length <= a.bias_keys);
-    const int64_t before = length - a.q_tokens - a.window + 1;  // may be far below 0
-    seen = a.window > 0 && a.window < length && before > 0 ? static_cast<int>(before) : 0;
+    const int64_t whole = length;  // whatever it is
+    const int64_t before = a.window > 0 && a.window < whole ? whole - a.q_tokens - a.window + 1 : 0;
+    seen = before > 0 ? static_cast<int>(before) : 0;
     first = seen / kUnit * kUnit;
-    const int64_t units = (length - first + kUnit - 1) / kUnit;
-    per_split = static_cast<int>((units + a.splits - 1) / a.splits) * kUnit;
+    const int64_t units = (whole - first + kUnit - 1) / kUnit;
+    per_split = (units + a.splits - 1) / a.splits * kUnit;
     if (per_split < kDeviceSplitTokens) per_split = kDeviceSplitTokens;
   }
   SPARSECORE_DEVICE int used_splits() const {
-    return good ? static_cast<int>((static_cast<int64_t>(length) - first + per_split - 1) / per_split) : 0;
+    return good ? static_cast<int>((length - first + per_split - 1) / per_split) : 0;
   }
 };
 
