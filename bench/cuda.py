@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels on this GPU, against dense torch; N:M weights against torch's too (cuda_nm.py), spgemm against
-its peers (cuda_spgemm.py):  python -m sparsecore.bench.cuda [--quick] [--out FILE]
+"""CUDA kernels on this GPU, against dense torch; N:M weights against torch's too (cuda_nm.py), spgemm and
+kv_attention against their peers (cuda_spgemm.py, cuda_kv.py):
+python -m sparsecore.bench.cuda [--quick] [--out FILE]
 
 Each answer is checked before it is timed. A time is the median of replays of a CUDA graph that holds several
 calls on copies of the weight that together exceed the L2 cache, as a model's layers do; W comes from memory.
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from sparsecore import Bitmap, linear, testing
 
-from . import cuda_nm, cuda_spgemm
+from . import cuda_kv, cuda_nm, cuda_spgemm
 from .cuda_graph import copies, copy_rate, seconds
 
 SHAPES = ((1536, 576), (4096, 4096), (11008, 4096))
@@ -69,7 +70,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file of the rows")
     options = parser.parse_args()
     rows: list[dict] = []
-    for part in (run, cuda_nm.run, cuda_spgemm.run):
+    for part in (run, cuda_kv.run, cuda_nm.run, cuda_spgemm.run):
         rows += part(options.quick)
         if options.out:  # what comes after may take long
             options.out.write_text(json.dumps(rows, indent=1) + "\n")

@@ -130,7 +130,7 @@ def test_the_record_and_the_ledger_of_a_run(tool, tmp_path, monkeypatch):
     assert said["proven"] == ops and said["torch"] == torch.__version__ and len(said["steps"]) == 7
     assert set(ledger.statuses(tmp_path).values()) == {f"proven on NVIDIA Test at {said['date']}"}
     assert f"proven on NVIDIA Test at {said['date']} |" in (tmp_path / "README.md").read_text()
-    (tmp_path / "csrc" / "cuda" / "warp.h").write_text("// changed\n")
+    (tmp_path / "csrc" / "core" / "dtype.h").write_text("// changed\n")
     assert set(ledger.statuses(tmp_path).values()) == {"unproven since its last change"}
 
 

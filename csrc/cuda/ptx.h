@@ -30,7 +30,27 @@ SPARSECORE_DEVICE T load_relaxed(const T* p) {
   return *static_cast<const volatile T*>(p);
 }
 
-SPARSECORE_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+using SharedAddress = uint32_t;
+SPARSECORE_DEVICE SharedAddress shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// If a bit is set the 16 bits at `next`, which moves past them; else 0. Two predicated instructions: the compiler's own
+// for `bits ? *next++ : 0` move the pointer by way of a second register.
+SPARSECORE_DEVICE uint32_t take_shared(uint32_t bits, SharedAddress& next) {
+  uint32_t value;
+  asm volatile(
+      "{\n"
+      " .reg .pred p;\n"
+      " setp.ne.b32 p, %2, 0;\n"
+      " mov.b32 %0, 0;\n"
+      " @p ld.shared.u16 %0, [%1];\n"
+      " @p add.u32 %1, %1, 2;\n"
+      "}"
+      : "=&r"(value), "+r"(next)
+      : "r"(bits));
+  return value;
+}
 
 template <int Bytes>
 SPARSECORE_DEVICE void cp_async(void* shared, const void* global, int valid) {
@@ -65,6 +85,13 @@ SPARSECORE_DEVICE void ldmatrix_transposed(uint32_t (&r)[4], const void* row) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
                : "memory");
+}
+
+// An 8x8 matrix of 16-bit elements, of which lane l has (l / 4, 2 * (l % 4) and the next), transposed.
+SPARSECORE_DEVICE uint32_t movmatrix(uint32_t r) {
+  uint32_t transposed;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(r));
+  return transposed;
 }
 
 // c += a · b; layouts are drawn in mma.h.

@@ -21,6 +21,18 @@ SPARSECORE_DEVICE T warp_shuffle(T value, int from) {
   return __shfl_sync(kAllLanes, value, from);
 }
 
+// value of the lane whose number differs in these bits.
+template <class T>
+SPARSECORE_DEVICE T warp_exchange(T value, int bits) {
+  return __shfl_xor_sync(kAllLanes, value, bits);
+}
+
+// value of the lane so many before this one; one's own where there is none.
+template <class T>
+SPARSECORE_DEVICE T warp_before(T value, int lanes) {
+  return __shfl_up_sync(kAllLanes, value, lanes);
+}
+
 // Bit l: whether lane l's condition holds.
 SPARSECORE_DEVICE unsigned warp_ballot(bool condition) { return __ballot_sync(kAllLanes, condition); }
 SPARSECORE_DEVICE bool warp_any(bool condition) { return __any_sync(kAllLanes, condition); }
@@ -38,6 +50,9 @@ SPARSECORE_DEVICE T warp_sum(T value) {
   for (int step = kLanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
   return value;
 }
+
+// The same of an int, in one instruction.
+SPARSECORE_DEVICE int warp_total(int value) { return __reduce_add_sync(kAllLanes, value); }
 
 // The least over lanes.
 template <class T>

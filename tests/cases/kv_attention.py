@@ -2,7 +2,7 @@
 """Samples of kv_attention, which test_kv_attention.py reads; Cache says what one is made of."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -68,6 +68,12 @@ def every() -> Iterator[Cache]:
 
 
 CASES = tuple(dict.fromkeys(every()))
+# On CUDA queries of the values' own 16-bit dtype go to tensor cores: three of four.
+CUDA_CASES = tuple(
+    dict.fromkeys(
+        replace(c, dtype=c.value) if i % 4 and c.value is not f32 else c for i, c in enumerate(CASES)
+    )
+)
 
 
 def inputs(case) -> dict:
@@ -210,3 +216,26 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
         wrong = inputs[name].clone()
         wrong[compressed, :, 0, byte] ^= bit
         yield name, {**inputs, name: wrong}
+
+
+def broken_heads(inputs: dict) -> Tensor:
+    """bool ``[batch, kv_heads]``: those that read a page or bits that are none."""
+    table, pages, dense = inputs["page_table"], len(inputs["k_values"]), len(inputs["k_dense"])
+    _, heads, page, _ = inputs["k_values"].shape
+    faulty = torch.zeros(len(table), heads, dtype=torch.bool)
+    wrong = torch.zeros(pages, heads, page, dtype=torch.bool)
+    for half in "kv":
+        bits = (inputs[f"{half}_bitmask"][..., None] >> torch.arange(8) & 1).flatten(-2)
+        head_dim, keep = inputs["q"].shape[3], inputs[f"{half}_values"].shape[3]
+        wrong |= (bits.sum(-1) != keep) | bits[..., head_dim:].any(-1)
+    for i, n in enumerate(inputs["lengths"].tolist()):
+        if not 0 <= n <= table.shape[1] * page:
+            faulty[i] = True
+            continue
+        for first in range(0, n, page):
+            entry = int(table[i, first // page])
+            if entry == -1 or entry >= pages or -2 - entry >= dense:
+                faulty[i] = True
+            elif entry >= 0:
+                faulty[i] |= wrong[entry, :, : n - first].any(-1)
+    return faulty

@@ -42,3 +42,10 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
                 wrong = bits.clone()
                 wrong[row, byte] ^= bit
                 yield "bitmask", {**inputs, "bitmask": wrong}
+
+
+def broken_rows(inputs: dict) -> set[int]:
+    """Rows whose bits are not as many channels as are stored, or of channels past head_dim."""
+    bits = (inputs["bitmask"][..., None] >> torch.arange(8) & 1).flatten(-2)
+    wrong = bits.sum(-1) != inputs["values"].shape[-1]
+    return set((wrong | bits[..., inputs["head_dim"] :].any(-1)).nonzero().flatten().tolist())

@@ -7,15 +7,9 @@
 namespace sparsecore::native {
 namespace {
 
-// x [rows, stride]; bitmask [rows, 4 * words] and values [rows, keep] are outputs.
 Outcome run(const kv_compress::Kernel& kernel, const Call& call) {
-  const Array &x = call.array("x"), &bitmask = call.array("bitmask"), &values = call.array("values");
-  const int64_t d = call.integer("head_dim"), rows = x.shape[0];
-  if (!kv_is_head_dim(d) || x.shape[1] < d || bitmask.size() != rows * 4 * kv_words(d) || values.dtype != x.dtype ||
-      values.shape.back() > d || values.size() != rows * values.shape.back())
-    throw std::invalid_argument("x, head_dim, bitmask and values do not fit together");
-  const kv_compress::Args args{d, values.shape.back(), x.data, x.shape[1], bitmask.as<uint8_t>(), values.data, x.dtype};
-  return run_rows(call, rows, [&](int64_t begin, int64_t end) -> int64_t {
+  const auto [args, rows] = compress_args<kv_compress::Args>(call);
+  return run_rows(call, rows, [&, &args = args](int64_t begin, int64_t end) -> int64_t {
     kernel.run(args, begin, end);
     return -1;
   });

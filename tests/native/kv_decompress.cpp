@@ -8,13 +8,8 @@ namespace sparsecore::native {
 namespace {
 
 Outcome run(const kv_decompress::Kernel& kernel, const Call& call) {
-  const Array &bitmask = call.array("bitmask"), &values = call.array("values"), &dense = call.array("dense");
-  const int64_t d = call.integer("head_dim"), rows = values.shape[0], keep = values.shape[1];
-  if (!kv_is_head_dim(d) || keep > d || bitmask.size() != rows * 4 * kv_words(d) || dense.size() != rows * d ||
-      dense.dtype != values.dtype)
-    throw std::invalid_argument("bitmask, values, head_dim and dense do not fit together");
-  const kv_decompress::Args args{d, keep, bitmask.as<uint8_t>(), values.data, dense.data, values.dtype};
-  return run_rows(call, rows, [&](int64_t begin, int64_t end) { return kernel.run(args, begin, end); });
+  const auto [args, rows] = decompress_args<kv_decompress::Args>(call);
+  return run_rows(call, rows, [&, &args = args](int64_t begin, int64_t end) { return kernel.run(args, begin, end); });
 }
 
 Sample sample(Random& random) {

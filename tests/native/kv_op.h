@@ -29,4 +29,26 @@ inline void fill_bits(Random& random, uint8_t* bits, int64_t rows, int64_t head_
       }
 }
 
+// Arguments of kv_compress and the rows: x [rows, stride]; bitmask [rows, 4 * words], values [rows, keep] are outputs.
+template <class Args>
+std::pair<Args, int64_t> compress_args(const Call& call) {
+  const Array &x = call.array("x"), &bitmask = call.array("bitmask"), &values = call.array("values");
+  const int64_t d = call.integer("head_dim"), rows = x.shape[0];
+  if (!kv_is_head_dim(d) || x.shape[1] < d || bitmask.size() != rows * 4 * kv_words(d) || values.dtype != x.dtype ||
+      values.shape.back() > d || values.size() != rows * values.shape.back())
+    throw std::invalid_argument("x, head_dim, bitmask and values do not fit together");
+  return {{d, values.shape.back(), x.data, x.shape[1], bitmask.as<uint8_t>(), values.data, x.dtype}, rows};
+}
+
+// Those of kv_decompress, of which dense [rows, head_dim] is the output.
+template <class Args>
+std::pair<Args, int64_t> decompress_args(const Call& call) {
+  const Array &bitmask = call.array("bitmask"), &values = call.array("values"), &dense = call.array("dense");
+  const int64_t d = call.integer("head_dim"), rows = values.shape[0], keep = values.shape[1];
+  if (!kv_is_head_dim(d) || keep > d || bitmask.size() != rows * 4 * kv_words(d) || dense.size() != rows * d ||
+      dense.dtype != values.dtype)
+    throw std::invalid_argument("bitmask, values, head_dim and dense do not fit together");
+  return {{d, keep, bitmask.as<uint8_t>(), values.data, dense.data, values.dtype}, rows};
+}
+
 }  // namespace sparsecore::native

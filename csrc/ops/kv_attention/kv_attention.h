@@ -42,6 +42,7 @@ struct Args {
   void* out;  // [batch, q_heads, q_tokens, head_dim] of query
   float* lse;  // [batch, q_heads, q_tokens]
   Dtype query;  // f32, bf16, f16
+  int64_t bias_keys;  // on CUDA: positions that bias has numbers for
 
   SPARSECORE_INLINE int64_t group() const { return q_heads / cache.kv_heads; }
   // Queries of a KV head: token i of its head j is number i * group + j.
@@ -68,6 +69,17 @@ struct Kernel {
 };
 
 cpu::KernelTable<Kernel> kernels();
+
+// On CUDA: the same on a stream (a cudaStream_t), whose device holds every array; bitmasks, values and dense pages are
+// aligned to 16 bytes. Lengths are on the device: `splits` says into how many pieces a sequence is cut at most, and
+// device_splits how many serve caches of these shapes. Sequences are cut evenly, but a piece has at least
+// kDeviceSplitTokens, so the answer depends on lengths and shapes alone. Nothing can be refused: a sequence whose length
+// has no pages or no bias, and a KV head of a sequence that meets a page or bits that are none, has NaN as its rows of
+// out and lse, and nothing outside the arrays is read. Reads nothing on the host, allocates nothing, may be captured.
+// Null, or the error's text.
+constexpr int64_t kDeviceSplitTokens = 128;
+int64_t device_splits(const Args&);
+const char* launch(const Args&, void* stream);
 
 // A task's tokens [begin, end): those of its split that some query sees.
 struct Range {

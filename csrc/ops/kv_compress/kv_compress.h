@@ -29,4 +29,8 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// On CUDA: the same for all rows on a stream (a cudaStream_t), whose device holds every array; bitmask is aligned to 4
+// bytes. Reads nothing on the host, allocates nothing, may be captured. Null, or the error's text.
+const char* launch(const Args&, int64_t rows, void* stream);
+
 }  // namespace sparsecore::kv_compress

@@ -24,4 +24,9 @@ struct Kernel {
 
 cpu::KernelTable<Kernel> kernels();
 
+// On CUDA: the same for all rows on a stream (a cudaStream_t), whose device holds every array; bitmask is aligned to 4
+// bytes, dense to 16. A row whose bits are not `keep` channels comes out NaN, and nothing outside the arrays is read.
+// Reads nothing on the host, allocates nothing, may be captured. Null, or the error's text.
+const char* launch(const Args&, int64_t rows, void* stream);
+
 }  // namespace sparsecore::kv_decompress

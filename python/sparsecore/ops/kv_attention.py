@@ -54,7 +54,9 @@ def kv_attention(
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, for lengths beyond the pages,
-            entries that name no page, and tokens whose bits are not ``keep`` channels.
+            entries that name no page, and tokens whose bits are not ``keep`` channels. CUDA, which waits for
+            nothing, gives NaN for what lies in the arrays: for a sequence whose length has no pages, or more
+            keys than bias, and for a KV head of one that meets such an entry or token.
     """
     return torch.ops.sparsecore.kv_attention(
         q, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths,

@@ -19,7 +19,7 @@ def kv_decompress(bitmask: Tensor, values: Tensor, head_dim: int) -> Tensor:
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, and for a token whose bits are
-            not as many channels as values has.
+            not as many channels as values has; on CUDA that token is NaN instead.
     """
     return torch.ops.sparsecore.kv_decompress(bitmask, values, head_dim)
 

@@ -45,6 +45,11 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+struct uint2 {
+  unsigned x, y;
+} __align__(8);
+constexpr uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+
 // ---- Launch. An error of the emulated kernel is thrown as emulator::Fault.
 enum cudaError_t { cudaSuccess };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
@@ -192,6 +197,19 @@ unsigned __match_any_sync(unsigned mask, T value, EMULATOR_WHERE) {
                          {file, line});
   return mine.out.second;
 }
+inline int __reduce_add_sync(unsigned mask, int value, EMULATOR_WHERE) {
+  ::emulator::Brought<int> mine{value, 0, 0};
+  ::emulator::collective("__reduce_add_sync", mask, &mine,
+                         [](const ::emulator::Lanes& lanes) EMULATOR_UNCHECKED {
+                           int sum = 0;
+                           for (int l = 0; l < 32; ++l)
+                             if (auto* b = lanes.of<::emulator::Brought<int>>(l)) sum += b->in;
+                           for (int l = 0; l < 32; ++l)
+                             if (auto* b = lanes.of<::emulator::Brought<int>>(l)) b->out = sum;
+                         },
+                         {file, line});
+  return mine.out;
+}
 
 // ---- Atomics: no other fiber runs meanwhile.
 namespace emulator {
@@ -239,6 +257,12 @@ inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = low | static_cast<uint64_t>(high) << 32;
+  unsigned made = 0;
+  for (int i = 0; i < 4; ++i) made |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return made;
+}
 inline float __uint_as_float(unsigned v) {
   float f;
   std::memcpy(&f, &v, 4);

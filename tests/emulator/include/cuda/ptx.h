@@ -27,6 +27,14 @@ T load_relaxed(const T* p) {
   return emulator::atomic(const_cast<T*>(p), [](T there) { return there; });
 }
 
+using SharedAddress = const char*;
+inline SharedAddress shared_address(const void* p) { return static_cast<const char*>(p); }
+inline uint32_t take_shared(uint32_t bits, SharedAddress& next) {
+  if (bits == 0) return 0;
+  next += 2;
+  return *reinterpret_cast<const uint16_t*>(next - 2);
+}
+
 template <int Bytes>
 void cp_async(void* shared, const void* global, int valid) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
@@ -43,6 +51,13 @@ inline void ldmatrix(uint32_t (&r)[4], const void* row, EMULATOR_WHERE) {
 }
 inline void ldmatrix_transposed(uint32_t (&r)[4], const void* row, EMULATOR_WHERE) {
   emulator::ldmatrix(true, r, row, {file, line});
+}
+
+inline uint32_t movmatrix(uint32_t r, EMULATOR_WHERE) {
+  const int row = emulator::lane_index() / 4, from = emulator::lane_index() % 4 * 8 + row / 2, shift = row % 2 * 16;
+  const uint32_t low = emulator::shuffle("movmatrix", 0xffffffffu, r, from, {file, line});
+  const uint32_t high = emulator::shuffle("movmatrix", 0xffffffffu, r, from + 4, {file, line});
+  return (low >> shift & 0xffff) | (high >> shift & 0xffff) << 16;
 }
 
 #define EMULATOR_MMA(input, number)                                                                                   \
