@@ -77,7 +77,7 @@ build: setup ## compile, and install for development into .venv
 
 pytest: build
 	@echo '== pytest'
-	@$(PY) -m pytest -n auto --dist worksteal
+	@OMP_WAIT_POLICY=passive $(PY) -m pytest -n auto --dist worksteal # a core a worker: no thread spins
 
 bench-quick: build
 	@echo '== bench, short'
