@@ -47,7 +47,10 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 WHAT = {
-    "--cases": {"metavar": "GLOB", "help": "cases by name, e.g. 'm1-*-f32-f32*'; --list shows them"},
+    "--cases": {
+        "metavar": "GLOB",
+        "help": "cases by name, e.g. 'm1-*-f32-f32*'; with --bars, of those; --list shows them",
+    },
     "--m": {"type": many(int), "metavar": "M,...", "help": "rows of x"},
     "--sparsity": {"type": many(float), "metavar": "S,...", "help": "share of zeros in W"},
     "--shapes": {"type": many(select.shape), "metavar": "NxK,...", "help": "out_features x in_features"},
@@ -194,13 +197,15 @@ def run_main(argv: Sequence[str]) -> int:
         return max([subprocess.run([*command, "--isa", isa]).returncode for isa in options.isa])
     if options.isa:
         machine.enter(options.isa[0], list(argv))
-    cells = bars.cells(options.ops) + bars.deepsparse_cells(options.ops) if options.bars else chosen(options)
+    name = options.cases or "*"
+    lone = bars.deepsparse_cells(options.ops, name) if options.bars else []  # on one core, against DeepSparse
+    cells = bars.cells(options.ops, name) if options.bars else chosen(options)
     if options.list:
-        for cell in cells:
+        for cell in [*cells, *lone]:
             for op, case in cell.ours:
                 CONSOLE.print(f"{op} {case.name}")
         return 0
-    if not cells:
+    if not cells and not lone:
         p.error("no case is left")
     names = tuple(peers.MAKE) if "all" in options.peers else () if "none" in options.peers else options.peers
     caches = CACHES[options.cache or ("cold" if options.bars else "both")]
@@ -214,9 +219,9 @@ def run_main(argv: Sequence[str]) -> int:
     CONSOLE.print(f"{machine.cpu_name()}, {machine.cores()} cores; records in {out}", soft_wrap=True)
     if options.bars:
         run.threads = (machine.cores(),)
-        records = time_cells(run, bars.cells(options.ops), out)
+        records = time_cells(run, cells, out)
         one = Run((1,), CACHES["both"], tuple({*names, "deepsparse"}), run.rounds, patience=run.patience)
-        records += time_cells(one, bars.deepsparse_cells(options.ops), out)
+        records += time_cells(one, lone, out)
         return 1 if wrong(records) or not bars.show(CONSOLE, records) else 0
     return 1 if wrong(time_cells(run, cells, out)) else 0
 

@@ -6,6 +6,7 @@ ahead of every sparse peer, for N:M weights of our other formats too. And agains
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 from rich.console import Console
@@ -35,16 +36,18 @@ PAIRS = ((f32, f32), (f32, bf16))  # x, values
 DEEPSPARSE = {"shapes": ((1024, 1024),), "sparsities": (0.9, 0.95), "ms": (64,)}
 
 
-def cells(ops: Sequence[str]) -> list[select.Cell]:
+def cells(ops: Sequence[str], names: str = "*") -> list[select.Cell]:
+    """The cells that have a bar, of cases whose name matches."""
     found = select.made(ops, SHAPES, SPARSITIES, TIMES_DENSE, PAIRS)
     if "spmm_nm" in ops:
         for (zeros, pattern), ms in NM_TIMES_DENSE.items():
             found += select.made(ops, SHAPES, (zeros,), ms, PAIRS, pattern)
-    return select.cells(found)
+    return select.cells((op, case) for op, case in found if fnmatch(case.name, names))
 
 
-def deepsparse_cells(ops: Sequence[str]) -> list[select.Cell]:
-    return select.cells(select.made(ops, pairs=PAIRS, **DEEPSPARSE))  # type: ignore[arg-type]
+def deepsparse_cells(ops: Sequence[str], names: str = "*") -> list[select.Cell]:
+    found = select.made(ops, pairs=PAIRS, **DEEPSPARSE)  # type: ignore[arg-type]
+    return select.cells((op, case) for op, case in found if fnmatch(case.name, names))
 
 
 def _bar(r: Record) -> float | None:

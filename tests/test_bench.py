@@ -242,6 +242,7 @@ def test_bars(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 of 1" in said and "0 of 1" in said and "MISS" in said
     assert len(bars.cells(ops())) == 2 * 4 * 5 + 2 * 6
+    assert len(bars.cells(ops(), "m1-*2:4")) == 2 and not bars.deepsparse_cells(ops(), "m1-*")
 
 
 def test_bad_options_are_named(capsys):
