@@ -158,7 +158,7 @@ def _declared(op: str) -> list[tuple[str, str]]:
 @cache
 def variants(op: str) -> tuple[Variant, ...]:
     """Every CPU kernel variant of op, with why it can't run here."""
-    arm = any(isa == "neon" for _, isa in _declared(op)) and not emulation_missing()
+    arm = any((ROOT / "csrc" / "ops" / op).glob("*_neon.cpp")) and not emulation_missing()
     kinds = ["here", "aarch64"] if arm else ["here"]
     every = [
         Variant(*entry[:3], kind, entry[3].strip("-")) for kind in kinds for entry in runner(kind).list()

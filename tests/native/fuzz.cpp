@@ -4,7 +4,7 @@
 // the run. Asserted besides: a valid call gives the scalar variant's y; a hostile one is refused by all
 // variants or by none, each with a row that the scalar one, asked about that row alone, refuses too.
 //
-//   native_fuzz <iterations> [seed]      the seed is printed; the same seed gives the same calls
+//   native_fuzz <iterations> <seed> [op]      the same seed gives the same calls; of all ops, or of one
 #include <cmath>
 #include <cstdio>
 #include <set>
@@ -151,8 +151,8 @@ int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
         wrong = "other result than scalar's";
     }
     if (wrong) {
-      std::fprintf(stderr, "%s: %s\n  native_fuzz 1 %llu   (%s%s)\n", who->name.c_str(), wrong,
-                   static_cast<unsigned long long>(seed + static_cast<uint64_t>(i)), describe(call).c_str(),
+      std::fprintf(stderr, "%s: %s\n  native_fuzz 1 %llu %s   (%s%s)\n", who->name.c_str(), wrong,
+                   static_cast<unsigned long long>(seed + static_cast<uint64_t>(i)), op.c_str(), describe(call).c_str(),
                    damaged ? "damaged" : "valid");
       return 1;
     }
@@ -166,11 +166,12 @@ int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
 
 int main(int argc, char** argv) {
   const int64_t iterations = argc > 1 ? std::atoll(argv[1]) : 1000;
-  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : std::random_device()();
-  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  const std::string only = argc > 3 ? argv[3] : "";
   std::set<std::string> done;
   int64_t failed = 0;
   for (const Variant& v : variants())
-    if (done.insert(v.op).second) failed += rounds(v.op, iterations, seed);
-  return failed != 0;
+    if ((only.empty() || v.op == only) && done.insert(v.op).second) failed += rounds(v.op, iterations, seed);
+  if (done.empty()) std::fprintf(stderr, "no op %s\n", only.c_str());
+  return failed != 0 || done.empty();
 }

@@ -5,8 +5,10 @@ python tests/native/sanitize.py [calls [seed]]      (fuzz.cpp says what is asser
 """
 
 import os
+import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,17 +24,31 @@ FLAGS = (
 CALLS = 1000
 
 
-def main(calls: str = str(CALLS), *seed: str) -> int:
-    runs = [subprocess.Popen([native.build("sanitize", "native_fuzz", *FLAGS), calls, *seed])]
-    if missing := native.emulation_missing():
-        print(f"skipped: {missing}, so ARM kernels are not proven under sanitizers")
-    else:
-        arm = native.build("sanitize-aarch64", "native_fuzz", *FLAGS, *native.AARCH64)
-        # The leak check does not work under emulation; the runtime is found beside the cross compiler.
-        settings = {"ASAN_OPTIONS": "detect_leaks=0", "QEMU_LD_PREFIX": "/usr/aarch64-linux-gnu"}
-        few = str(max(int(calls) // 8, 1))
-        runs.append(subprocess.Popen(["qemu-aarch64-static", arm, few, *seed], env=os.environ | settings))
-    return max(abs(run.wait()) for run in runs)
+def main(calls: str = str(CALLS), seed: str = "") -> int:
+    seed = seed or str(random.getrandbits(32))
+    print(f"seed {seed}", flush=True)
+    # An op has random calls where it has an adapter of its own name.
+    ops = sorted(
+        op.name for op in (native.ROOT / "csrc/ops").iterdir() if (native.HERE / f"{op.name}.cpp").exists()
+    )
+
+    def fuzz(*command: str | Path, **settings: str) -> int:
+        run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        print(run.stdout + run.stderr, end="", flush=True)
+        return run.returncode
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        here = native.build("sanitize", "native_fuzz", *FLAGS)
+        runs = [pool.submit(fuzz, here, calls, seed, op) for op in ops]
+        if missing := native.emulation_missing():
+            print(f"skipped: {missing}, so ARM kernels are not proven under sanitizers")
+        else:
+            arm = native.build("sanitize-aarch64", "native_fuzz", *FLAGS, *native.AARCH64)
+            # The leak check does not work under emulation; the runtime is found beside the cross compiler.
+            settings = {"ASAN_OPTIONS": "detect_leaks=0", "QEMU_LD_PREFIX": "/usr/aarch64-linux-gnu"}
+            few = str(max(int(calls) // 8, 1))
+            runs += [pool.submit(fuzz, "qemu-aarch64-static", arm, few, seed, op, **settings) for op in ops]
+        return max(abs(run.result()) for run in runs)
 
 
 if __name__ == "__main__":
