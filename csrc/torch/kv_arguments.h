@@ -6,6 +6,34 @@
 
 namespace sparsecore::binding {
 
+struct KvCompressed {
+  DenseInput x;  // what args.x points into
+  Tensor bitmask, values;
+};
+
+// Checks the arguments of kv_compress, allocates its outputs and fills `args`.
+template <class Args>
+KvCompressed kv_compressed(Args& args, const Tensor& x, int64_t keep) {
+  check_device(x, "x");
+  SPARSECORE_REQUIRE(x.dim() >= 1, "x: must have at least one dimension, [..., head_dim]");
+  args.value = float_dtype(x, "x");
+  const int64_t d = args.head_dim = x.size(x.dim() - 1);
+  SPARSECORE_REQUIRE(kv_is_head_dim(d), "x: head_dim must be in [32, 256] and a multiple of 8, not ", d);
+  SPARSECORE_REQUIRE(keep >= 0 && keep <= d, "keep: must be in [0, head_dim = ", d, "], not ", keep);
+  args.keep = keep;
+  DenseInput in = dense_input(x);
+  args.x = in.x.const_data_ptr();
+  args.stride = in.stride;
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  sizes.back() = 4 * kv_words(d);
+  Tensor bitmask = empty(aoti_torch_dtype_uint8(), sizes);
+  sizes.back() = keep;
+  Tensor values = empty_like_dtype(x, sizes);
+  args.bitmask = static_cast<uint8_t*>(bitmask.mutable_data_ptr());
+  args.values = values.mutable_data_ptr();
+  return {in, bitmask, values};
+}
+
 // Checks the arguments of kv_decompress, allocates its output and fills `args`; returns how many rows there are.
 template <class Args>
 int64_t kv_decompressed(Args& args, const Tensor& bitmask, const Tensor& values, int64_t head_dim, Tensor& dense) {
@@ -74,7 +102,7 @@ inline KvPool kv_pool(KvView& c, const KvTensor& bitmask, const KvTensor& values
                      keep);
   check_sizes(values, {c.pages, c.kv_heads, c.page, keep}, "as k_values");
   check_sizes(bitmask, {c.pages, c.kv_heads, c.page, 4 * kv_words(c.head_dim)}, "as values, 4 bytes for 32 channels");
-  check_sizes(dense, {c.dense_pages, c.kv_heads, c.page, c.head_dim}, "as values, head_dim of q");
+  check_sizes(dense, {c.dense_pages, c.kv_heads, c.page, c.head_dim}, "as values, and head_dim");
   return {static_cast<const uint8_t*>(bitmask.tensor.const_data_ptr()), values.tensor.const_data_ptr(),
           dense.tensor.const_data_ptr(), keep};
 }

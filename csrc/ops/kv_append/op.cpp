@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/kv_append/kv_append.h"
 
-#include "torch/arguments.h"
+#include "torch/kv_arguments.h"
 #include "torch/parallel.h"
 
 namespace sparsecore::kv_append {
@@ -12,22 +12,8 @@ using namespace binding;
 // To find the channels of a row costs as much as so many multiply-adds a channel.
 constexpr int64_t kCompressWork = 16;
 
-struct Named {
-  const Tensor& tensor;
-  const char* name;
-};
-
-void check_sizes(const Named& t, std::initializer_list<int64_t> sizes, const char* what) {
-  int64_t i = 0;
-  for (const int64_t size : sizes) {
-    SPARSECORE_REQUIRE(t.tensor.size(i) == size, t.name, ": dimension ", i, " must be ", size, " (", what, "), not ",
-                       t.tensor.size(i));
-    ++i;
-  }
-}
-
 // x itself where channels are adjacent, else a copy.
-Tensor new_tokens(Args& a, const Named& x, Half& half) {
+Tensor new_tokens(Args& a, const KvTensor& x, Half& half) {
   check_device(x.tensor, x.name);
   SPARSECORE_REQUIRE(x.tensor.dim() == 4, x.name, ": must be [batch, kv_heads, tokens, head_dim], not of ",
                      x.tensor.dim(), " dimension(s)");
@@ -50,32 +36,18 @@ Tensor new_tokens(Args& a, const Named& x, Half& half) {
   return t;
 }
 
-void pool(Args& a, const Named& bitmask, const Named& values, const Named& dense, ScalarType type, Half& half) {
-  for (const Named& t : {bitmask, values, dense}) check_array(t.tensor, 4, t.name);
-  check_dtype(bitmask.tensor, ScalarType::Byte, bitmask.name);
+void pool(Args& a, KvView& c, const KvTensor& bitmask, const KvTensor& values, const KvTensor& dense, ScalarType type,
+          Half& half) {
   check_dtype(values.tensor, type, values.name);
-  check_dtype(dense.tensor, type, dense.name);
-  if (a.page == 0) {
-    a.pages = values.tensor.size(0);
-    a.page = values.tensor.size(2);
-    a.dense_pages = dense.tensor.size(0);
-    SPARSECORE_REQUIRE(kv_is_page(a.page), values.name,
-                       ": a page must have a multiple of 16 tokens in [16, 1024], not ", a.page);
-    const int64_t most = std::numeric_limits<int32_t>::max() - 1;
-    SPARSECORE_REQUIRE(a.pages <= most && a.dense_pages <= most, values.name, ": more pages than int32 numbers");
-  }
-  half.keep = values.tensor.size(3);
-  SPARSECORE_REQUIRE(half.keep <= a.head_dim, values.name, ": must keep at most head_dim = ", a.head_dim,
-                     " channels, not ", half.keep);
-  check_sizes(values, {a.pages, a.kv_heads, a.page}, "as k and k_values");
-  check_sizes(bitmask, {a.pages, a.kv_heads, a.page, 4 * kv_words(a.head_dim)}, "as values, 4 bytes for 32 channels");
-  check_sizes(dense, {a.dense_pages, a.kv_heads, a.page, a.head_dim}, "as values, head_dim of k");
+  half.keep = kv_pool(c, bitmask, values, dense).keep;
+  SPARSECORE_REQUIRE(c.kv_heads == a.kv_heads, values.name, ": dimension 1 must be ", a.kv_heads, " (as k), not ",
+                     c.kv_heads);
   half.bitmask = static_cast<uint8_t*>(bitmask.tensor.mutable_data_ptr());
   half.values = values.tensor.mutable_data_ptr();
   half.dense = dense.tensor.mutable_data_ptr();
 }
 
-int32_t* table(const Args& a, const Named& t, int64_t dims, const char* what) {
+int32_t* table(const Args& a, const KvTensor& t, int64_t dims, const char* what) {
   check_array(t.tensor, dims, t.name);
   check_dtype(t.tensor, ScalarType::Int, t.name);
   SPARSECORE_REQUIRE(t.tensor.size(0) == a.batch, t.name, ": must have ", what, " for each of ", a.batch,
@@ -84,9 +56,9 @@ int32_t* table(const Args& a, const Named& t, int64_t dims, const char* what) {
 }
 
 // No array that changes lies over another one; the first `changed` of `all` do.
-void check_apart(const std::vector<Named>& all, size_t changed) {
+void check_apart(const std::vector<KvTensor>& all, size_t changed) {
   std::vector<std::pair<const char*, const char*>> spans;
-  for (const Named& t : all) spans.push_back(byte_span(t.tensor));
+  for (const KvTensor& t : all) spans.push_back(byte_span(t.tensor));
   for (size_t i = 0; i < changed; ++i)
     for (size_t j = i + 1; j < all.size(); ++j)
       SPARSECORE_REQUIRE(spans[i].first >= spans[j].second || spans[j].first >= spans[i].second, all[i].name,
@@ -144,8 +116,13 @@ void kv_append(const Tensor& k, const Tensor& v, const Tensor& k_bitmask, const 
                const Tensor& lengths, const Tensor& targets, int64_t recent) {
   Args a{};
   const Tensor new_k = new_tokens(a, {k, "k"}, a.k), new_v = new_tokens(a, {v, "v"}, a.v);
-  pool(a, {k_bitmask, "k_bitmask"}, {k_values, "k_values"}, {k_dense, "k_dense"}, k.scalar_type(), a.k);
-  pool(a, {v_bitmask, "v_bitmask"}, {v_values, "v_values"}, {v_dense, "v_dense"}, k.scalar_type(), a.v);
+  KvView c{};
+  c.head_dim = a.head_dim;
+  pool(a, c, {k_bitmask, "k_bitmask"}, {k_values, "k_values"}, {k_dense, "k_dense"}, k.scalar_type(), a.k);
+  pool(a, c, {v_bitmask, "v_bitmask"}, {v_values, "v_values"}, {v_dense, "v_dense"}, k.scalar_type(), a.v);
+  a.page = c.page;
+  a.pages = c.pages;
+  a.dense_pages = c.dense_pages;
   a.page_table = table(a, {page_table, "page_table"}, 2, "a row");
   a.columns = page_table.size(1);
   a.lengths = table(a, {lengths, "lengths"}, 1, "one");

@@ -3,7 +3,7 @@
 
 #include <tuple>
 
-#include "torch/arguments.h"
+#include "torch/kv_arguments.h"
 #include "torch/parallel.h"
 
 namespace sparsecore::kv_compress {
@@ -12,31 +12,15 @@ namespace {
 using namespace binding;
 
 std::tuple<Tensor, Tensor> kv_compress(const Tensor& x, int64_t keep) {
-  check_device(x, "x");
-  SPARSECORE_REQUIRE(x.dim() >= 1, "x: must have at least one dimension, [..., head_dim]");
   Args args{};
-  args.value = float_dtype(x, "x");
-  const int64_t d = args.head_dim = x.size(x.dim() - 1);
-  SPARSECORE_REQUIRE(kv_is_head_dim(d), "x: head_dim must be in [32, 256] and a multiple of 8, not ", d);
-  SPARSECORE_REQUIRE(keep >= 0 && keep <= d, "keep: must be in [0, head_dim = ", d, "], not ", keep);
-  args.keep = keep;
-  const DenseInput in = dense_input(x);
-  args.x = in.x.const_data_ptr();
-  args.stride = in.stride;
-  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  sizes.back() = 4 * kv_words(d);
-  const Tensor bitmask = empty(aoti_torch_dtype_uint8(), sizes);
-  sizes.back() = keep;
-  const Tensor values = empty_like_dtype(x, sizes);
-  args.bitmask = static_cast<uint8_t*>(bitmask.mutable_data_ptr());
-  args.values = values.mutable_data_ptr();
+  const KvCompressed out = kv_compressed(args, x, keep);
   const Kernel& kernel = cpu::choose(kernels());
   note_kernel(kernel.name);
-  for_rows(in.m, in.m * d * 4, [&](int64_t begin, int64_t end) -> int64_t {
+  for_rows(out.x.m, out.x.m * args.head_dim * 4, [&](int64_t begin, int64_t end) -> int64_t {
     kernel.run(args, begin, end);
     return -1;
   });
-  return {bitmask, values};
+  return {out.bitmask, out.values};
 }
 
 const bool registered = register_kernels("kv_compress", kernels());
