@@ -13,7 +13,6 @@ import re
 import shutil
 import site
 import subprocess
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -30,40 +29,43 @@ CLAIM = re.compile(r"^// sass (\w+): (some )?([\w. ]+?)(?:; no ([\w. ]+))?$", re
 
 
 @cache
-def tools() -> tuple[str, dict]:
-    """cuobjdump and the environment in which it finds nvdisasm; skips where there is none."""
+def tools() -> tuple[str, str]:
+    """cuobjdump and nvdisasm; skips where they are missing."""
     packaged = [str(Path(folder, "nvidia", "cu13", "bin")) for folder in site.getsitepackages()]
     path = os.pathsep.join([os.environ["PATH"], *packaged, "/usr/local/cuda/bin"])
-    found = shutil.which("cuobjdump", path=path)
-    if not (found and shutil.which("nvdisasm", path=path)):
+    found = shutil.which("cuobjdump", path=path), shutil.which("nvdisasm", path=path)
+    if not all(found):
         pytest.skip("not proven: what the kernels' headers claim: no cuobjdump and nvdisasm")
-    return found, {**os.environ, "PATH": path}
+    return found
 
 
-def disassemble(binary: Path) -> dict[str, dict[str, list[str]]]:
-    """{target: {function: instructions}} of a file with device code."""
-    program, environment = tools()
-    done = subprocess.run([program, "-sass", binary], capture_output=True, text=True, env=environment)
+def disassemble(cubin: Path) -> dict[str, list[str]]:
+    """{function: instructions}."""
+    done = subprocess.run([tools()[1], "-c", cubin], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    demangled = subprocess.run(["c++filt"], input=done.stdout, capture_output=True, text=True, check=True)
-    made: dict[str, dict[str, list[str]]] = defaultdict(dict)
-    target, instructions = "", []
-    for line in demangled.stdout.splitlines():
-        if found := re.match(r"\s*arch = (\w+)", line):
-            target = found[1]
-        elif found := re.match(r"\s*Function : (.+)", line):
-            instructions = made[target].setdefault(found[1], [])
+    made: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        if found := re.match(r"\.text\.(\w+):", line):
+            instructions = made[found[1]] = []
         elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]+)", line):
             instructions.append(found[1])
-    return made
+    plain = subprocess.run(["c++filt"], input="\n".join(made), capture_output=True, text=True, check=True)
+    return dict(zip(plain.stdout.splitlines(), made.values(), strict=True))
 
 
-@cache
-def library() -> dict[str, dict[str, list[str]]]:
+@pytest.fixture(scope="module")
+def cubins(tmp_path_factory) -> list[Path]:
+    """The library's, one a source file and target; the target is in their names."""
     if not NVCC:
         pytest.skip("not proven: what the kernels' headers claim: sparsecore was built without nvcc")
-    found = [p for folder in sparsecore.__path__ for p in Path(folder).glob("lib/libsparsecore_cuda.so")]
-    return disassemble(found[0])
+    library = next(p for folder in sparsecore.__path__ for p in Path(folder).glob("lib/libsparsecore_cuda.so"))
+    folder = tmp_path_factory.mktemp("cubins")
+    subprocess.run([tools()[0], "-xelf", "all", library], cwd=folder, check=True, capture_output=True)
+    return sorted(folder.iterdir())
+
+
+def kernels(text: str) -> set[str]:
+    return set(re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", text))
 
 
 def has(instructions: list[str], wanted: str) -> bool:
@@ -80,8 +82,7 @@ def has(instructions: list[str], wanted: str) -> bool:
 def broken(text: str, made: dict[str, dict[str, list[str]]]) -> list[str]:
     """Claims of a kernel file that do not hold, and kernels without a claim."""
     claims = [(k, some, need.split(), (no or "").split()) for k, some, need, no in CLAIM.findall(text)]
-    kernels = set(re.findall(r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(", text))
-    faults = [f"{name}: no claim" for name in kernels - {name for name, *_ in claims}]
+    faults = [f"{name}: no claim" for name in kernels(text) - {name for name, *_ in claims}]
     for name, some, needed, never in claims:
         for target, functions in made.items():
             mine = {f: i for f, i in functions.items() if re.search(rf"\b{name}\b", f)}
@@ -96,11 +97,17 @@ def broken(text: str, made: dict[str, dict[str, list[str]]]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", KERNEL_FILES)
-def test_kernels_are_made_of_what_their_header_claims(name):
+def test_kernels_are_made_of_what_their_header_claims(name, cubins):
     text = (ROOT / name).read_text()
     assert CLAIM.search(text)
-    assert len(library()) >= 3, f"machine code for {list(library())} alone"
-    faults = broken(text, library())
+    mangled = [f"{len(kernel)}{kernel}".encode() for kernel in kernels(text)]
+    made = {
+        cubin.suffixes[-2]: disassemble(cubin)
+        for cubin in cubins
+        if any(kernel in cubin.read_bytes() for kernel in mangled)
+    }
+    assert len(made) >= 3, f"machine code for {list(made)} alone"
+    faults = broken(text, made)
     assert not faults
 
 
@@ -116,7 +123,7 @@ def test_the_vocabulary_is_what_its_instructions_are(tmp_path):
         folders = ["-I", CSRC, "-I", ROOT / "tests" / "emulator"]
         subprocess.run([nvcc, *options, *folders, ROOT / source, "-o", made], check=True)
         text = "\n".join(re.findall(r"^// sass .*", (ROOT / source).read_text(), re.MULTILINE))
-        faults = broken(text, disassemble(made))
+        faults = broken(text, {"sm_80": disassemble(made)})
         assert text and not faults, source
 
 
