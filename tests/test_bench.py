@@ -17,6 +17,7 @@ from sparsecore.bench.cases import Case, bf16, f32, i8, ops
 
 UNIFORM = [op for op in ops() if op != "spmm_nm"]  # whose W has any pattern
 SMALL = ["--shapes", "48x64", "--sparsity", "0.8", "--m", "1,5", "--dtypes", "f32,f32/bf16", "--repeat", "3"]
+SMALL += ["--seconds", "0.02"]
 
 
 @pytest.fixture(scope="module")

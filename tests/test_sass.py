@@ -58,7 +58,9 @@ def cubins(tmp_path_factory) -> list[Path]:
     """The library's, one a source file and target; the target is in their names."""
     if not NVCC:
         pytest.skip("not proven: what the kernels' headers claim: sparsecore was built without nvcc")
-    library = next(p for folder in sparsecore.__path__ for p in Path(folder).glob("lib/libsparsecore_cuda.so"))
+    library = next(
+        p for folder in sparsecore.__path__ for p in Path(folder).glob("lib/libsparsecore_cuda.so")
+    )
     folder = tmp_path_factory.mktemp("cubins")
     subprocess.run([tools()[0], "-xelf", "all", library], cwd=folder, check=True, capture_output=True)
     return sorted(folder.iterdir())

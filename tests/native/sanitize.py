@@ -15,12 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import native
 
-FLAGS = (
-    "-DSPARSECORE_NATIVE_MODULE=OFF",
-    # Lines alone, smaller functions, a plain register allocator: spgemm_avx2.cpp in 17 s, not 57.
-    "-DCMAKE_CXX_FLAGS=-O1 -g1 -fno-inline-functions-called-once -fira-region=one"
-    " -fsanitize=address,undefined -fno-sanitize-recover=all",
-)
 CALLS = 1000
 
 
@@ -38,16 +32,17 @@ def main(calls: str = str(CALLS), seed: str = "") -> int:
         return run.returncode
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        here = native.build("sanitize", "native_fuzz", *FLAGS)
+        here = native.build("sanitize", "native_fuzz", *native.SANITIZED)
         runs = [pool.submit(fuzz, here, calls, seed, op) for op in ops]
         if missing := native.emulation_missing():
             print(f"skipped: {missing}, so ARM kernels are not proven under sanitizers")
         else:
-            arm = native.build("sanitize-aarch64", "native_fuzz", *FLAGS, *native.AARCH64)
-            # The leak check does not work under emulation; the runtime is found beside the cross compiler.
-            settings = {"ASAN_OPTIONS": "detect_leaks=0", "QEMU_LD_PREFIX": "/usr/aarch64-linux-gnu"}
+            arm = native.build_arm("native_fuzz")
             few = str(max(int(calls) // 8, 1))
-            runs += [pool.submit(fuzz, "qemu-aarch64-static", arm, few, seed, op, **settings) for op in ops]
+            runs += [
+                pool.submit(fuzz, "qemu-aarch64-static", arm, few, seed, op, **native.UNDER_QEMU)
+                for op in ops
+            ]
         return max(abs(run.result()) for run in runs)
 
 
