@@ -26,7 +26,7 @@ namespace sparsecore::spmm_nm {
 namespace {
 
 constexpr int64_t kOver = 16;   // elements that a step may read past its word's values
-constexpr int64_t kChunk = 16;  // rows of W whose sums are held at once
+constexpr int64_t kStage = 16;  // rows of a chunk whose last words may be copied
 constexpr int64_t kMostWord = kNmColumns * 3 / 4;  // values that a word has, at most: 6:8
 
 inline bool has_words(const NmView& w) { return w.packed() && w.value != Dtype::f8 && w.group / w.keep <= 4; }
@@ -145,29 +145,39 @@ inline void word_rows(const uint8_t* const* codes, const void* const* values, co
 // Words of x that a group of rows meets before the next one does: L1 holds them.
 constexpr int64_t kBlockFloats = 4096;
 
-// A chunk of rows of W at a time, a block of columns at a time: the chunk's sums and the block of x stay in L1. A last
-// word of columns past k, or at the end of the array, is met in a copy.
+// Bytes between what a stream of rows reads and what it asks memory for, at least.
+constexpr int64_t kStreamAhead = 1500;
+
+// A chunk of rows of W at a time, a block of columns at a time: the chunk's sums and the block of x stay in L1. The R
+// rows that are met together lie a part of the chunk apart, so each walks on through memory as a stream of its own. A
+// last word of columns past k, or at the end of the array, is met in a copy.
 template <int M>
 inline int64_t run_words(const Args& a, const Words& kind, int64_t begin, int64_t end) {
   constexpr int R = rows_together(M);
-  static_assert(kChunk % R == 0 && kChunk % Wide::width == 0);
+  constexpr int64_t kChunk = M >= 8 ? kStage : 128 / M;
+  static_assert(kStage % R == 0 && kStage % Wide::width == 0);
   const Linear& d = a.dense;
   const NmView& w = a.weight;
   const int64_t words = nm_words(w.k), size = dtype_bytes(w.value);
   const int64_t word_bytes = nm_word_bytes(w.keep, w.group), word_values = nm_word_values(w.keep, w.group) * size;
-  const int64_t row_values = words * word_values, row_codes = words * word_bytes, row_bytes = row_values + row_codes;
-  const int64_t block = words * M * 64 > 2 * kBlockFloats ? kBlockFloats / (64 * M) : words;
-  const int64_t far = kAhead / (row_bytes + 1) + 1, usual = block < words ? kChunk : R,
-                ahead = far > usual ? far : usual;
-  for (int64_t row = begin; row < end; row += kChunk) {
-    const int64_t count = end - row < kChunk ? end - row : kChunk, padded = (count + R - 1) / R * R;
-    const bool staged = words > 0 && (w.k % kNmColumns != 0 || row + count == w.n);
-    const int64_t in_place = words - (words > 0);  // the last word by itself for all, so that all add in one order
-    alignas(64) char stage[kChunk][(kMostWord + kOver) * 4];
-    for (int64_t r = 0; r < count; ++r) {
-      if (kind.faults(w.codes(row + r), words) != 0) return row + r;
-      if (staged) stage_word(w, row + r, stage[r]);
-    }
+  const int64_t row_values = words * word_values, row_codes = words * word_bytes;
+  const bool blocks = words * M * 64 > 2 * kBlockFloats, ragged = w.k % kNmColumns != 0;
+  const int64_t block = blocks ? kBlockFloats / (64 * M) : words, most = blocks || ragged ? kStage : kChunk;
+  const int64_t ahead = blocks ? most : kStreamAhead / (row_values + row_codes + 1) + 1;  // rows
+  for (int64_t row = begin, count; row < end; row += count) {
+    count = end - row < most ? end - row : most;
+    if (count > kStage && row + count == w.n) count = kStage;
+    const bool staged = words > 0 && (ragged || row + count == w.n);
+    const int64_t streams = (count + R - 1) / R, padded = streams * R;
+    // Where a row has two sums at a time, the last word is by itself for all, so that all add in one order.
+    const int64_t in_place = R * M < 4 || staged ? words - (words > 0) : words;
+    // Slot s of the chunk is step s / R of stream s % R; slots without a row have the first.
+    const auto row_of = [=](int64_t s) {
+      const int64_t r = s % R * streams + s / R;
+      return r < count ? r : 0;
+    };
+    alignas(64) char stage[kStage][(kMostWord + kOver) * 4];
+    for (int64_t r = 0; staged && r < count; ++r) stage_word(w, row + r, stage[r]);
     for (int64_t first = 0; first < d.m; first += M) {
       const float* x = a.plan.packed_floats ? a.packed + first * words * 64 : static_cast<const float*>(d.x);
       alignas(64) float acc[kChunk * M * Wide::width];
@@ -175,31 +185,36 @@ inline int64_t run_words(const Args& a, const Words& kind, int64_t begin, int64_
       for (int64_t word = 0; word < words; word += block) {
         const int64_t some = words - word < block ? words - word : block;
         const int64_t direct = in_place - word < some ? in_place - word : some;
-        for (int64_t r = 0; r < padded; r += R) {
+        for (int64_t s = 0; s < padded; s += R) {
           const uint8_t* codes[R];
           const void* values[R];
           const void* copies[R];
           for (int j = 0; j < R; ++j) {
-            const int64_t at = r + j < count ? r + j : 0;  // a row twice where there are no R
+            const int64_t at = row_of(s + j);
             codes[j] = w.codes(row + at) + word * word_bytes;
+            if (word == 0 && first == 0 && kind.faults(codes[j], words) != 0) return row + at;
             values[j] = static_cast<const char*>(w.values) + (row + at) * row_values + word * word_values;
             copies[j] =
                 staged ? stage[at] : static_cast<const char*>(w.values) + (row + at + 1) * row_values - word_values;
           }
-          float* sums = acc + r * M * Wide::width;
-          kind.rows(codes, values, x + word * M * 64, direct, ahead * row_values, ahead * row_codes, sums);
+          // From a stream's end to where it goes on in the next chunk.
+          const int64_t next = ahead + (blocks || s / R + ahead < streams ? 0 : count - streams);
+          float* sums = acc + s * M * Wide::width;
+          kind.rows(codes, values, x + word * M * 64, direct, next * row_values, next * row_codes, sums);
           if (direct == some) continue;
           for (int j = 0; j < R; ++j) codes[j] += direct * word_bytes;
           kind.rows(codes, copies, x + (word + direct) * M * 64, 1, 0, 0, sums);
         }
       }
       for (int64_t i = 0; i < M && first + i < d.m; ++i) {
-        alignas(64) float sums[kChunk];
+        alignas(64) float by_slot[kChunk], sums[kChunk];
         bool finite = true;
-        for (int64_t r = 0; r < count; r += Wide::width)
-          Wide::store(sums + r, Wide::sums(acc + (r * M + i) * Wide::width, M * Wide::width));
-        for (int64_t r = 0; r < count; ++r) {
-          sums[r] *= kind.unit;
+        for (int64_t s = 0; s < padded; s += Wide::width)
+          Wide::store(by_slot + s, Wide::sums(acc + (s * M + i) * Wide::width, M * Wide::width));
+        for (int64_t s = 0; s < padded; ++s) {
+          const int64_t r = s % R * streams + s / R;
+          if (r >= count) continue;
+          sums[r] = by_slot[s] * kind.unit;
           finite &= __builtin_fabsf(sums[r]) <= 0x1.fffffep127f;
         }
         for (int64_t r = 0; !kind.exact && !finite && r < count; ++r)
