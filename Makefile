@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
 CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
-FUZZ ?= 2000
+FUZZ ?= 1000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help setup build demo test pytest lint format sanitize bench bench-quick device wheel wheel-check new-op clean
