@@ -186,6 +186,12 @@ def test_nm_on_the_gpu():
         assert torch.equal(made.positions.cpu(), on_cpu.positions)
         x = torch.randn(5, 270, dtype=torch.bfloat16)
         torch.testing.assert_close(sparsecore.linear(x.cuda(), made).cpu(), sparsecore.linear(x, on_cpu))
+        residual = torch.randn(5, 70, dtype=torch.bfloat16)
+        for name in ("relu", "gelu", "gelu_tanh", "silu"):
+            y = sparsecore.linear(x.cuda(), made, activation=name, residual=residual.cuda())
+            torch.testing.assert_close(
+                y.cpu(), sparsecore.linear(x, on_cpu, activation=name, residual=residual)
+            )
     with pytest.raises(ValueError, match=r"^mask: row 0 selects more than 2 in a group of 4"):
         Nm.from_dense(w, 2, 4, mask=w != 0)
 

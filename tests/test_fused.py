@@ -36,10 +36,10 @@ def few():
         yield cases.Case(m, 37, 150, 0.5, pattern, dtype=cases.FLOATS[i % 3], value=value, bias=i % 2 == 0)
 
 
-@pytest.mark.parametrize("isa", verify.isas("spmm_nm"))
+@pytest.mark.parametrize("isa", [*verify.isas("spmm_nm"), "cuda"])
 def test_every_kernel_finishes_its_sums(isa):
     sample, faults, ran = cases.of("spmm_nm"), [], 0
-    for variant in usable("spmm_nm", isa):
+    for variant in native.cuda_variants("spmm_nm") if isa == "cuda" else usable("spmm_nm", isa):
         for i, case in enumerate(few()):
             inputs = sample.inputs(case)
             z = cases.reference("spmm_nm", inputs)

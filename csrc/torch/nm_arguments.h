@@ -70,6 +70,45 @@ inline void check_disjoint_nm(const Tensor& out, const Tensor& values, const Ten
   if (bias) check_disjoint(out, *bias, "bias");
 }
 
+// The tensors of a call of spmm_nm: x and the residual with adjacent columns, y.
+struct NmProduct {
+  DenseInput x;
+  std::optional<DenseInput> residual;
+  Tensor y;
+};
+
+// Checks the arguments, makes y unless it is `out`, and fills `dense` and `weight`.
+inline NmProduct nm_product(Linear& dense, NmView& weight, const Tensor& x, const Tensor& values,
+                            const Tensor& positions, const std::optional<Tensor>& scales,
+                            const std::optional<Tensor>& bias, const std::optional<Tensor>& out,
+                            const std::optional<Tensor>& residual, int64_t activation) {
+  NmProduct made{dense_input(x), std::nullopt, Tensor()};
+  weight = nm_view(values, positions, scales, made.x.k);
+  dense = {made.x.m, weight.n, made.x.k, made.x.x.const_data_ptr(), made.x.stride,
+           nullptr,  nullptr,  weight.n, float_dtype(x, "x")};
+  dense.bias = bias_pointer(bias, x, weight.n);
+  made.y = linear_output(x, weight.n, out);
+  const Tensor& y = made.y;
+  SPARSECORE_REQUIRE(0 <= activation && activation <= static_cast<int64_t>(Activation::silu),
+                     "activation: must be 0 to 4 (none, relu, gelu, gelu_tanh, silu), not ", activation);
+  dense.activation = static_cast<Activation>(activation);
+  if (residual) {
+    check_device(*residual, "residual");
+    check_dtype(*residual, y.scalar_type(), "residual");
+    SPARSECORE_REQUIRE(residual->dim() == y.dim(), "residual: must have ", y.dim(), " dimension(s) as y, not ",
+                       residual->dim());
+    for (int64_t i = 0; i < y.dim(); ++i)
+      SPARSECORE_REQUIRE(residual->size(i) == y.size(i), "residual: dimension ", i, " must be ", y.size(i),
+                         " as y, not ", residual->size(i));
+    made.residual = dense_input(*residual);
+    dense.residual = made.residual->x.const_data_ptr();
+    dense.residual_stride = made.residual->stride;
+  }
+  if (out) check_disjoint_nm(y, values, positions, scales, bias);
+  dense.y = made.y.mutable_data_ptr();
+  return made;
+}
+
 // The tensors of a call of nm_compress: its inputs with adjacent columns, its outputs.
 struct NmCompressed {
   Tensor w, values, positions, scales;

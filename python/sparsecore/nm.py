@@ -200,7 +200,7 @@ class Nm(_Format):
         self._check_x(x)
         args = (x, self.values, self.positions, self.scales, bias)
         if activation is not None or residual is not None:
-            if out is None and x.device.type == "cpu":
+            if out is None:
                 wants = wants_grad(x, self.values, self.scales, bias, residual)
                 op = torch.ops.sparsecore.spmm_nm_fused if wants else torch.ops.sparsecore._spmm_nm_fused
                 return op.default(*args, residual, spmm_nm_fused.code(activation))

@@ -2,7 +2,7 @@
 // What adapters of N:M ops share.
 #pragma once
 #include "core/nm.h"
-#include "harness.h"
+#include "linear_op.h"
 
 namespace sparsecore::native {
 
@@ -130,6 +130,17 @@ inline void sample_nm(Random& random, Sample& s, int64_t n, int64_t k) {
   fill_positions(random, w, n, s.add<void>("positions", w.index, positions_shape(w, n)));
   if (value == Dtype::i8 || value == Dtype::f8)
     fill_values(random, s.add<void>("scales", Dtype::f32, {n}), Dtype::f32, n);
+}
+
+// The activation and, of y's shape, the residual of a call.
+inline Linear nm_linear(const Call& call, int64_t n) {
+  Linear d = linear(call, n);
+  d.activation = static_cast<Activation>(call.integer("activation", 0));
+  d.residual = call.data_or_null("residual");
+  d.residual_stride = d.y_stride;
+  if (d.residual && (call.array("residual").shape != call.array("y").shape || call.array("residual").dtype != d.dtype))
+    throw std::invalid_argument("residual is not as y");
+  return d;
 }
 
 }  // namespace sparsecore::native

@@ -7,23 +7,11 @@
 namespace sparsecore::native {
 namespace {
 
-// The activation and, of y's shape, the residual of a call.
-Linear finished(const Call& call, int64_t n) {
-  Linear d = linear(call, n);
-  d.activation = static_cast<Activation>(call.integer("activation", 0));
-  d.residual = call.data_or_null("residual");
-  d.residual_stride = d.y_stride;
-  if (d.residual && (call.array("residual").shape != call.array("y").shape || call.array("residual").dtype != d.dtype))
-    throw std::invalid_argument("residual is not as y");
-  return d;
-}
-
 Sample sample(Random& random) {
   const int64_t n = sample_size(random, 80), k = sample_size(random, 300);
   Sample s;
   sample_nm(random, s, n, k);
   sample_linear(random, s, n, k);
-  // Half of the calls have neither, for kernels that take neither.
   s.call.integers["activation"] = random() & 1 ? below(random, 5) : 0;
   const Array y = s.call.array("y");
   if (random() % 4 == 0)
@@ -36,7 +24,7 @@ const bool registered = [] {
     variants().push_back({"spmm_nm", kernel.name, kernel.isa,
                           [&kernel](const Call& call) {
                             const NmView w = nm_weight(call);
-                            const spmm_nm::Args args{finished(call, w.n), w, {}, nullptr};
+                            const spmm_nm::Args args{nm_linear(call, w.n), w, {}, nullptr};
                             const int64_t per_row = w.row_values();
                             return run_linear(kernel, args, call, [=](int64_t row) { return row * per_row; }, 64);
                           },

@@ -9,9 +9,9 @@ namespace {
 // A kernel on a device cannot refuse a row of W: its column of y is NaN, which no sample gives otherwise.
 Outcome run(const Call& call) {
   const NmView w = nm_weight(call);
-  const Linear d = linear(call, w.n);
+  const Linear d = nm_linear(call, w.n);
   on_device(call, [&](const Call& there, void* stream) {
-    return spmm_nm::launch(linear(there, w.n), nm_weight(there), stream);
+    return spmm_nm::launch(nm_linear(there, w.n), nm_weight(there), stream);
   });
   int64_t bad = -1;
   for (int64_t row = w.n; d.m > 0 && row-- > 0;) {
@@ -21,11 +21,8 @@ Outcome run(const Call& call) {
   return {{"bad_row", bad}, {"intact", 1}};
 }
 
-// Activation and residual are passes of their own there.
-bool plain(const Call& call) { return call.integer("activation", 0) == 0 && !call.data_or_null("residual"); }
-
 const bool registered = [] {
-  variants().push_back({"spmm_nm", "spmm_nm_cuda", cpu::Isa::scalar, run, nullptr, true, plain});
+  variants().push_back({"spmm_nm", "spmm_nm_cuda", cpu::Isa::scalar, run, nullptr, true});
   return true;
 }();
 

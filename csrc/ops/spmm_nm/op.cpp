@@ -12,45 +12,16 @@ namespace {
 
 using namespace binding;
 
-// As [m, n] with adjacent columns: itself where its strides allow, else a contiguous copy.
-DenseInput residual_input(const Tensor& residual, const Tensor& y) {
-  check_device(residual, "residual");
-  check_dtype(residual, y.scalar_type(), "residual");
-  SPARSECORE_REQUIRE(residual.dim() == y.dim(), "residual: must have ", y.dim(), " dimension(s) as y, not ",
-                     residual.dim());
-  for (int64_t i = 0; i < y.dim(); ++i)
-    SPARSECORE_REQUIRE(residual.size(i) == y.size(i), "residual: dimension ", i, " must be ", y.size(i), " as y, not ",
-                       residual.size(i));
-  return dense_input(residual);
-}
-
 Tensor forward(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales,
                const std::optional<Tensor>& bias, const std::optional<Tensor>& out,
                const std::optional<Tensor>& residual = std::nullopt, int64_t activation = 0) {
-  const DenseInput in = dense_input(x);
   Args args{};
-  args.dense = {in.m, 0, in.k, in.x.const_data_ptr(), in.stride, nullptr, nullptr, 0, float_dtype(x, "x")};
-  args.weight = nm_view(values, positions, scales, in.k);
-  const int64_t n = args.weight.n;
-  args.dense.n = n;
-  args.dense.bias = bias_pointer(bias, x, n);
-  Tensor y = linear_output(x, n, out);
-  SPARSECORE_REQUIRE(0 <= activation && activation <= static_cast<int64_t>(Activation::silu),
-                     "activation: must be 0 to 4 (none, relu, gelu, gelu_tanh, silu), not ", activation);
-  args.dense.activation = static_cast<Activation>(activation);
-  std::optional<DenseInput> added;
-  if (residual) {
-    added = residual_input(*residual, y);
-    args.dense.residual = added->x.const_data_ptr();
-    args.dense.residual_stride = added->stride;
-  }
-  if (out) check_disjoint_nm(y, values, positions, scales, bias);
-  args.dense.y = y.mutable_data_ptr();
-  args.dense.y_stride = n;
+  const NmProduct made =
+      nm_product(args.dense, args.weight, x, values, positions, scales, bias, out, residual, activation);
   const int64_t per_row = args.weight.row_values();
   const int64_t bad = run_linear(cpu::choose(kernels()), args, [per_row](int64_t row) { return row * per_row; });
   if (bad >= 0) raise(nm_check_row(args.weight, bad), args.weight);
-  return y;
+  return made.y;
 }
 
 Tensor spmm_nm(const Tensor& x, const Tensor& values, const Tensor& positions, const std::optional<Tensor>& scales,
