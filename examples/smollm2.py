@@ -123,10 +123,19 @@ def perplexity(model: Any, windows: Tensor) -> float:
     return math.exp(total / windows[:, 1:].numel())
 
 
-def pruned(dense: Any, tokens: Tensor, sparsity: float, args: argparse.Namespace) -> Any:
+def target(text: str) -> float | str:
+    """A share of zeros, or "2:4" and its like."""
+    return text if ":" in text else float(text)
+
+
+def file_name(sparsity: float | str) -> str:
+    return sparsity.replace(":", "-") if isinstance(sparsity, str) else f"{sparsity:.2f}"
+
+
+def pruned(dense: Any, tokens: Tensor, sparsity: float | str, args: argparse.Namespace) -> Any:
     """A copy of the model with calibrated zeros, from ``--out`` if an earlier run left it there."""
     digest = hashlib.sha256(tokens.numpy().tobytes()).hexdigest()[:8]
-    folder = args.out / f"pruned-{sparsity:.2f}-{args.head_sparsity:.2f}-{digest}"
+    folder = args.out / f"pruned-{file_name(sparsity)}-{args.head_sparsity:.2f}-{digest}"
     model = copy.deepcopy(dense)
     sparsegpt_(
         model,
@@ -139,9 +148,11 @@ def pruned(dense: Any, tokens: Tensor, sparsity: float, args: argparse.Namespace
     return model
 
 
-def sparse(model: Any, dtype: torch.dtype, folder: Path) -> Any:
+def sparse(model: Any, sparsity: float | str, dtype: torch.dtype, folder: Path) -> Any:
     """Saved and loaded again, so that what is measured is what a user would load."""
     sparse_model = copy.deepcopy(model)
+    if isinstance(sparsity, str):  # the output embedding is pruned without groups
+        sparsify_(sparse_model, dtype=dtype, format=sparsity, exclude="lm_head")
     report = sparsify_(sparse_model, dtype=dtype)
     console.print(
         f"{folder.name}: {report.total.dense_bytes / 1e6:.0f} MB of weights become "
@@ -258,7 +269,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--calibration", type=Path, help="UTF-8 text to calibrate on; default: the start of --text"
     )
-    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.7])
+    parser.add_argument(
+        "--sparsity", type=target, nargs="+", default=[0.5, 0.7], help="shares of zeros, or 2:4 and its like"
+    )
     parser.add_argument("--head-sparsity", type=float, default=0.4, help="of the output embedding")
     parser.add_argument(
         "--values", nargs="+", choices=VALUES, default=["bf16"], help="dtypes of sparse values"
@@ -289,9 +302,10 @@ def main() -> None:
     for sparsity in args.sparsity:
         model = pruned(dense, tokens, sparsity, args)
         for name in args.values:
-            folder = args.out / f"sparse-{sparsity * 100:.0f}-{name}"
-            label = f"sparse {sparsity * 100:.0f} %, {name} values"
-            variants.append(Variant(label, sparse(model, VALUES[name], folder)))
+            folder = args.out / f"sparse-{file_name(sparsity)}-{name}"
+            share = sparsity if isinstance(sparsity, str) else f"{sparsity * 100:.0f} %"
+            label = f"sparse {share}, {name} values"
+            variants.append(Variant(label, sparse(model, sparsity, VALUES[name], folder)))
     floor = Variant("empty weights", without_products(dense))
     console.print(f"[dim]pruned and converted after {time.perf_counter() - begin:.0f} s")
 
