@@ -77,13 +77,13 @@ def test_every_case():
     verify.report(faults, ran)
 
 
-def run(variant, inputs: dict):
+def run(variant, inputs: dict, gap: int = 3, **more: int):
     given = fresh(inputs)
     arrays = {n: given[n] for n in ("k", "v", "targets")}
     for half in "kv":
-        arrays[half] = torch.nn.functional.pad(arrays[half], (0, 3), value=float("nan"))
+        arrays[half] = torch.nn.functional.pad(arrays[half], (0, gap), value=float("nan"))
     changed = {n: given[n] for n in CHANGED}
-    outcome = native.call(variant, arrays, changed, recent=inputs["recent"])
+    outcome = native.call(variant, arrays, changed, recent=inputs["recent"], **more)
     assert outcome["intact"], "wrote outside its arrays"
     return state(given), outcome["bad_row"]
 

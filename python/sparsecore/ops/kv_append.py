@@ -33,6 +33,10 @@ def kv_append(
     allocated and no length is read by the caller; many tokens at once are as one after another. On an error
     nothing has changed. Takes no gradient.
 
+    On CUDA the call waits for nothing, can be captured in a graph, and leaves the same bits. There lengths,
+    entries and targets raise nothing: a sequence with a fault gets no tokens, and its length is -1 from then
+    on, for which ``kv_attention`` gives NaN; a page that two sequences change holds something of both.
+
     Args:
         k, v: ``[batch, kv_heads, tokens, head_dim]`` float32, bfloat16 or float16, any strides.
         k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense: pages as ``kv_attention`` has them, of k's
