@@ -1,29 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-// A row of K or V to bits and values (core/kv.h), by a warp: lane l holds channels l, 32 + l, ... in registers. As on
-// CPUs the least key that is kept is found bit by bit from the highest, each time by a sum over lanes (one instruction,
+// A row of K or V to bits and values (core/kv.h), by a warp: lane l holds channels l, 32 + l, ... in registers, with
+// keys as ops/kv_compress/kv_compress.h has them: magnitudes, or those of products with weights. As on CPUs the least key that is kept is found bit by bit from the highest, each time by a sum over lanes (one instruction,
 // REDUX) of the keys that reach a bound; a count that meets `keep` ends the search, as it does after some ten bits of
 // most rows. What is kept of 32 channels is then a ballot: their word of the bitmask, and the ranks at which lanes store
 // them side by side. A row of 128 takes about 130 instructions.
 #pragma once
 #include "core/kv.h"
+#include "cuda/convert.h"
 #include "cuda/warp.h"
 
 namespace sparsecore::cuda {
 
-// Number: the integer type of a value's bits; `infinity` is that of its magnitude. x [d], bits [words], values [keep].
+SPARSECORE_DEVICE float kv_number(uint32_t bits, Dtype) { return __uint_as_float(bits); }
+SPARSECORE_DEVICE float kv_number(uint16_t bits, Dtype value) {
+  return value == Dtype::bf16 ? widen(Bf16{bits}) : widen(F16{bits});
+}
+
+// Number: the integer type of a value's bits. x [d], weight [d] or null, bits [words], out [keep].
 template <class Number>
-SPARSECORE_DEVICE void kv_compress_row(const Number* x, int d, int keep, unsigned infinity, uint32_t* bits,
-                                       Number* out) {
+SPARSECORE_DEVICE void kv_compress_row(const Number* x, Dtype value, const float* weight, int d, int keep,
+                                       uint32_t* bits, Number* out) {
   constexpr int kMostWords = 8;
   const int lane = lane_index(), words = (d + kLanes - 1) / kLanes;
-  constexpr unsigned kMagnitude = static_cast<Number>(~Number{0}) >> 1;
+  const Dtype compared = weight ? Dtype::f32 : value;
+  const unsigned infinity = kv_infinity(compared), magnitude = compared == Dtype::f32 ? 0x7fffffffu : 0x7fffu;
   Number values[kMostWords];
   unsigned keys[kMostWords];  // 0 past the row, which no bound counts
 #pragma unroll
   for (int w = 0; w < kMostWords; ++w) {
     const bool inside = w * kLanes + lane < d;
     values[w] = inside ? x[w * kLanes + lane] : Number{0};
-    const unsigned key = values[w] & kMagnitude;
+    unsigned key = values[w];
+    if (weight && inside) key = __float_as_uint(kv_number(values[w], value) * weight[w * kLanes + lane]);
+    key &= magnitude;
     keys[w] = key > infinity ? infinity + 1 : key;
   }
   // Every lane's keys that reach the bound, together.
@@ -36,7 +45,7 @@ SPARSECORE_DEVICE void kv_compress_row(const Number* x, int d, int keep, unsigne
   };
   unsigned least = 0;
   int ties = -1;  // of the keys that are `least`, how many are kept; -1: those above are too few, or all are
-  for (unsigned bit = (kMagnitude >> 1) + 1; bit != 0; bit >>= 1) {
+  for (unsigned bit = (magnitude >> 1) + 1; bit != 0; bit >>= 1) {
     const int count = reach(least | bit);
     if (count < keep) continue;
     least |= bit;
@@ -63,8 +72,5 @@ SPARSECORE_DEVICE void kv_compress_row(const Number* x, int d, int keep, unsigne
   }
   if (lane < words) bits[lane] = mine;
 }
-
-// What kv_compress_row is given as `infinity`.
-constexpr unsigned kv_infinity(Dtype d) { return d == Dtype::f32 ? 0x7f800000u : d == Dtype::bf16 ? 0x7f80u : 0x7c00u; }
 
 }  // namespace sparsecore::cuda

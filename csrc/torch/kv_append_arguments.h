@@ -60,6 +60,22 @@ inline void check_apart(const std::vector<KvTensor>& all, size_t changed) {
                          ": overlaps ", all[j].name, " in memory");
 }
 
+template <class Args, class Half>
+void appended_weight(const Args& a, const std::optional<Tensor>& weight, const char* name, Half& half,
+                     std::vector<KvTensor>& all) {
+  if (!weight) return;
+  const int64_t dims = weight->dim();
+  SPARSECORE_REQUIRE(dims == 2 || dims == 3, name,
+                     ": must be [kv_heads, head_dim] or [batch, kv_heads, head_dim], not of ", dims, " dimension(s)");
+  check_array(*weight, dims, name);
+  check_dtype(*weight, ScalarType::Float, name);
+  const std::vector<int64_t> sizes = {a.batch, a.kv_heads, a.head_dim};
+  check_sizes({*weight, name}, {sizes.end() - dims, sizes.end()}, "as k");
+  half.weight = static_cast<const float*>(weight->const_data_ptr());
+  half.weight_step = dims == 3 ? a.kv_heads * a.head_dim : 0;
+  all.push_back({*weight, name});
+}
+
 struct KvNew {
   Tensor k, v;  // what a.k.x and a.v.x point into
 };
@@ -67,22 +83,23 @@ struct KvNew {
 // Checks the arguments of kv_append but what lies in tables and lengths, and fills `a`.
 template <class Args>
 KvNew kv_appended(Args& a, const Tensor& k, const Tensor& v, const KvHalves& halves, const Tensor& page_table,
-                  const Tensor& lengths, const Tensor& targets, int64_t recent) {
+                  const Tensor& lengths, const Tensor& targets, int64_t recent, const std::optional<Tensor>& k_weight,
+                  const std::optional<Tensor>& v_weight) {
   KvNew made{new_tokens(a, {k, "k"}, a.k), new_tokens(a, {v, "v"}, a.v)};
   KvView c{};
   c.head_dim = a.head_dim;
   const auto& [ks, vs] = halves;
-  const std::vector<KvTensor> all = {{ks.bitmask, "k_bitmask"},
-                                     {ks.values, "k_values"},
-                                     {ks.dense, "k_dense"},
-                                     {vs.bitmask, "v_bitmask"},
-                                     {vs.values, "v_values"},
-                                     {vs.dense, "v_dense"},
-                                     {page_table, "page_table"},
-                                     {lengths, "lengths"},
-                                     {k, "k"},
-                                     {v, "v"},
-                                     {targets, "targets"}};
+  std::vector<KvTensor> all = {{ks.bitmask, "k_bitmask"},
+                               {ks.values, "k_values"},
+                               {ks.dense, "k_dense"},
+                               {vs.bitmask, "v_bitmask"},
+                               {vs.values, "v_values"},
+                               {vs.dense, "v_dense"},
+                               {page_table, "page_table"},
+                               {lengths, "lengths"},
+                               {k, "k"},
+                               {v, "v"},
+                               {targets, "targets"}};
   appended_pool(a, c, all[0], all[1], all[2], k.scalar_type(), a.k);
   appended_pool(a, c, all[3], all[4], all[5], k.scalar_type(), a.v);
   a.page = c.page;
@@ -96,6 +113,8 @@ KvNew kv_appended(Args& a, const Tensor& k, const Tensor& v, const KvHalves& hal
                      targets.size(1));
   SPARSECORE_REQUIRE(recent >= 1, "recent: must be at least the page that fills, 1, not ", recent);
   a.recent = recent < a.columns ? recent : a.columns;
+  appended_weight(a, k_weight, "k_weight", a.k, all);
+  appended_weight(a, v_weight, "v_weight", a.v, all);
   check_apart(all, 8);
   return made;
 }

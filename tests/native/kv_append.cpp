@@ -33,6 +33,8 @@ Sample sample(Random& random) {
     fill_bits(random, s.add_in_place<uint8_t>(half + "_bitmask", Dtype::i8, {pages, heads, page, 4 * kv_words(d)}),
               rows, d, keep);
     fill_small(random, s.add_in_place<void>(half + "_values", value, {pages, heads, page, keep}), value, rows * keep);
+    if (random() % 2 == 0)
+      fill_small(random, s.add<float>(half + "_weight", Dtype::f32, {batch, heads, d}), Dtype::f32, batch * heads * d);
     fill_small(random, s.add_in_place<void>(half + "_dense", value, {dense, heads, page, d}), value,
                dense * heads * page * d);
   }

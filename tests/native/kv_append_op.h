@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of kv_append from a call. Arrays as the op has them, all but k, v and targets changed in place; k and v are
-// contiguous, their channels past head_dim are gaps.
+// Arguments of kv_append from a call. Arrays as the op has them, all but k, v, targets and weights, which may be missing,
+// changed in place; k and v are contiguous, their channels past head_dim are gaps.
 #pragma once
 #include "kv_op.h"
 #include "ops/kv_append/kv_append.h"
@@ -10,8 +10,20 @@ namespace sparsecore::native {
 inline kv_append::Half append_half(const Call& call, const std::string& name) {
   const Array &x = call.array(name), &values = call.array(name + "_values");
   const std::vector<int64_t>& n = x.shape;
-  return {x.data,      {n[1] * n[2] * n[3], n[2] * n[3], n[3]}, call.array(name + "_bitmask").as<uint8_t>(),
-          values.data, call.array(name + "_dense").data,        values.shape[3]};
+  kv_append::Half half{};
+  half.x = x.data;
+  half.strides[0] = n[1] * n[2] * n[3];
+  half.strides[1] = n[2] * n[3];
+  half.strides[2] = n[3];
+  half.bitmask = call.array(name + "_bitmask").as<uint8_t>();
+  half.values = values.data;
+  half.dense = call.array(name + "_dense").data;
+  half.keep = values.shape[3];
+  if (const Array* const weight = call.find(name + "_weight")) {
+    half.weight = weight->as<float>();
+    half.weight_step = weight->shape.size() == 3 ? weight->shape[1] * weight->shape[2] : 0;
+  }
+  return half;
 }
 
 inline kv_append::Args append_args(const Call& call) {

@@ -35,11 +35,10 @@ SPARSECORE_DEVICE bool block_sound(const Args& a, int64_t sequence, const Column
   return !block_any(bad);
 }
 
-// A block's task, its place among the columns of its task, and those columns; `fits`: whether they are there.
+// A block's task, its place among the columns of its task, and those columns: none where the length has no pages.
 struct Item {
   int64_t sequence, head, number;
   const Half& half;
-  bool fits;
   Columns found;
 
   SPARSECORE_DEVICE Item(const Args& a, int64_t per_task)
@@ -47,8 +46,7 @@ struct Item {
         head(blockIdx.x / per_task / 2 % a.kv_heads),
         number(blockIdx.x % per_task),
         half(blockIdx.x / per_task % 2 == 0 ? a.k : a.v),
-        fits(length_fits(a, sequence)),
-        found(fits ? columns_of(a, sequence) : Columns{}) {}
+        found(length_fits(a, sequence) ? columns_of(a, sequence) : Columns{}) {}
   // Of a token's row in a pool: that of the head's first one in a page.
   SPARSECORE_DEVICE int64_t first_row(const Args& a, int64_t page) const { return (page * a.kv_heads + head) * a.page; }
   // Of elements before the head's first new token in x.
@@ -57,10 +55,10 @@ struct Item {
 
 // Number: the integer type of a value's bits.
 template <class Number>
-__global__ void __launch_bounds__(kThreads) kv_append_compress_kernel(Args a, int64_t begun, unsigned infinity) {
+__global__ void __launch_bounds__(kThreads) kv_append_compress_kernel(Args a, int64_t begun) {
   const Item item(a, begun);
   const int64_t column = item.found.fresh + item.number;
-  if (!item.fits || column >= item.found.end) return;
+  if (column >= item.found.end) return;
   const int64_t old = a.leaving(item.sequence, column);
   if (old < 0 || !block_sound(a, item.sequence, item.found)) return;
   const Half& half = item.half;
@@ -68,12 +66,12 @@ __global__ void __launch_bounds__(kThreads) kv_append_compress_kernel(Args a, in
   const Number* const dense =
       static_cast<const Number*>(half.dense) + item.first_row(a, -2 - a.entry(item.sequence, old)) * d;
   const Number* const x = static_cast<const Number*>(half.x) + item.first_new();
+  const float* const weight = half.weight_of(item.sequence, item.head, d);
   const int64_t to = item.first_row(a, a.targets[item.sequence * a.columns + old]);
   for (int64_t i = warp_index(); i < a.page; i += kWarps) {
     const int64_t fresh = old * a.page + i - length;  // of the new tokens
-    kv_compress_row(fresh < 0 ? dense + i * d : x + fresh * half.strides[2], static_cast<int>(d),
-                    static_cast<int>(half.keep), infinity,
-                    reinterpret_cast<uint32_t*>(half.bitmask) + (to + i) * kv_words(d),
+    kv_compress_row(fresh < 0 ? dense + i * d : x + fresh * half.strides[2], a.value, weight, static_cast<int>(d),
+                    static_cast<int>(half.keep), reinterpret_cast<uint32_t*>(half.bitmask) + (to + i) * kv_words(d),
                     static_cast<Number*>(half.values) + (to + i) * half.keep);
   }
 }
@@ -92,7 +90,7 @@ SPARSECORE_DEVICE void copy_rows(const char* from, int64_t from_step, char* to, 
 __global__ void __launch_bounds__(kThreads) kv_append_write_kernel(Args a, int64_t written, bool wide) {
   const Item item(a, written);
   const int64_t column = item.found.begin + item.number, last = item.found.end - 1;
-  if (!item.fits || column > last || !block_sound(a, item.sequence, item.found)) return;
+  if (column > last || !block_sound(a, item.sequence, item.found)) return;
   const int64_t entry = a.entry(item.sequence, column);
   bool filled = false;  // by a later column, all of it
   for (int64_t c = column + 1 + threadIdx.x; c < last; c += kThreads) filled |= a.entry(item.sequence, c) == entry;
@@ -147,7 +145,7 @@ const char* launch(const Args& a, void* stream) {
   };
   const auto compress =
       a.value == Dtype::f32 ? kv_append_compress_kernel<uint32_t> : kv_append_compress_kernel<uint16_t>;
-  if (const char* error = cuda::launch(compress, grid(a.tasks() * begun), a, begun, kv_infinity(a.value))) return error;
+  if (const char* error = cuda::launch(compress, grid(a.tasks() * begun), a, begun)) return error;
   const bool wide = is_wide(a.k, element) && is_wide(a.v, element);
   if (const char* error = cuda::launch(kv_append_write_kernel, grid(a.tasks() * written), a, written, wide))
     return error;

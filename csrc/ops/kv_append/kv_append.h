@@ -3,7 +3,7 @@
 // position p = the sequence's length, in column j = p / page of its table:
 //
 //   if p begins column j, and column c = j - recent is dense and has a target:
-//     its tokens are compressed by kv_compress's rule into page target[c], which becomes its entry
+//     its tokens are compressed by kv_compress's rule, weights and all, into page target[c], which becomes its entry
 //   the token is written to column j's dense page, and the length grows by one
 //
 //   recent = 2   before   [ -2 | 4  | -3 | -4 || -3 | -4 | ...]   || after the last token; column 0 has no target,
@@ -32,6 +32,12 @@ struct Half {
   void* values;  // [pages, kv_heads, page, keep] of value
   void* dense;  // [dense_pages, kv_heads, page, head_dim] of value
   int64_t keep;
+  const float* weight;  // [kv_heads, head_dim], of each sequence so many elements on; or null
+  int64_t weight_step;
+
+  SPARSECORE_INLINE const float* weight_of(int64_t sequence, int64_t head, int64_t head_dim) const {
+    return weight ? weight + sequence * weight_step + head * head_dim : nullptr;
+  }
 };
 
 struct Args {

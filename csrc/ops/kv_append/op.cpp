@@ -60,10 +60,11 @@ int64_t check_tables(const Args& a) {
 
 void kv_append(const Tensor& k, const Tensor& v, const Tensor& k_bitmask, const Tensor& k_values, const Tensor& k_dense,
                const Tensor& v_bitmask, const Tensor& v_values, const Tensor& v_dense, const Tensor& page_table,
-               const Tensor& lengths, const Tensor& targets, int64_t recent) {
+               const Tensor& lengths, const Tensor& targets, int64_t recent, const std::optional<Tensor>& k_weight,
+               const std::optional<Tensor>& v_weight) {
   Args a{};
   const KvNew tokens = kv_appended(a, k, v, {{k_bitmask, k_values, k_dense}, {v_bitmask, v_values, v_dense}},
-                                   page_table, lengths, targets, recent);
+                                   page_table, lengths, targets, recent, k_weight, v_weight);
   const int64_t compressed = check_tables(a);
 
   const Kernel& kernel = cpu::choose(kernels());
@@ -82,7 +83,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
   m.def(
       "kv_append(Tensor k, Tensor v, Tensor(a!) k_bitmask, Tensor(b!) k_values, Tensor(c!) k_dense, "
       "Tensor(d!) v_bitmask, Tensor(e!) v_values, Tensor(f!) v_dense, Tensor(g!) page_table, Tensor(h!) lengths, "
-      "Tensor targets, int recent) -> ()");
+      "Tensor targets, int recent, Tensor? k_weight=None, Tensor? v_weight=None) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) { m.impl("kv_append", TORCH_BOX(&kv_append)); }

@@ -18,11 +18,11 @@ constexpr int kWarps = 4;
 
 // Number: the integer type of a value's bits.
 template <class Number>
-__global__ void __launch_bounds__(kWarps* kLanes) kv_compress_kernel(Args a, int64_t rows, unsigned infinity) {
+__global__ void __launch_bounds__(kWarps* kLanes) kv_compress_kernel(Args a, int64_t rows) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp_index();
   if (row >= rows) return;  // the whole warp
-  kv_compress_row(static_cast<const Number*>(a.x) + row * a.stride, static_cast<int>(a.head_dim),
-                  static_cast<int>(a.keep), infinity,
+  kv_compress_row(static_cast<const Number*>(a.x) + row * a.stride, a.value, a.weight_of(row),
+                  static_cast<int>(a.head_dim), static_cast<int>(a.keep),
                   reinterpret_cast<uint32_t*>(a.bitmask) + row * kv_words(a.head_dim),
                   static_cast<Number*>(a.values) + row * a.keep);
 }
@@ -34,7 +34,7 @@ const char* launch(const Args& a, int64_t rows, void* stream) {
   if (blocks > 0x7fffffff) return "x: more rows than a grid holds";
   const Grid grid = {dim3(static_cast<unsigned>(blocks)), dim3(kWarps * kLanes), 0, stream};
   const auto kernel = a.value == Dtype::f32 ? kv_compress_kernel<uint32_t> : kv_compress_kernel<uint16_t>;
-  return cuda::launch(kernel, grid, a, rows, kv_infinity(a.value));
+  return cuda::launch(kernel, grid, a, rows);
 }
 
 }  // namespace sparsecore::kv_compress
