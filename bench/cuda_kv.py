@@ -16,6 +16,7 @@ from sparsecore.ops.kv_decompress import kv_decompress
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from . import cuda_kv_append
 from .cuda_graph import copies, copy_rate, seconds
 
 PAGE = 64
@@ -133,7 +134,7 @@ def measure(batch: int, tokens: int, rate: float) -> Iterator[dict]:
 
 
 def run(quick: bool) -> list[dict]:
-    rate, rows = copy_rate(), []
+    rate, rows = copy_rate(), list(cuda_kv_append.run(quick))
     for batch, tokens in samples(quick):
         for row in measure(batch, tokens, rate):
             rows.append(row)

@@ -11,8 +11,8 @@ import native
 import pytest
 import torch
 import verify
+from cases import FLOATS, strided
 from cases import kv_append as samples
-from cases import strided
 from cases.kv_append import Append
 from sparsecore import testing
 from sparsecore.ops.kv_append import CHANGED, kv_append, reference
@@ -77,13 +77,14 @@ def test_every_case():
     verify.report(faults, ran)
 
 
-def run(variant, inputs: dict):
+def run(variant, inputs: dict, gap: int = 3, **more: int):
     given = fresh(inputs)
     arrays = {n: given[n] for n in ("k", "v", "targets")}
     for half in "kv":
-        arrays[half] = torch.nn.functional.pad(arrays[half], (0, 3), value=float("nan"))
+        arrays[half] = torch.nn.functional.pad(arrays[half], (0, gap), value=float("nan"))
+    arrays |= {n: given[n] for n in ("k_weight", "v_weight") if given[n] is not None}
     changed = {n: given[n] for n in CHANGED}
-    outcome = native.call(variant, arrays, changed, recent=inputs["recent"])
+    outcome = native.call(variant, arrays, changed, recent=inputs["recent"], **more)
     assert outcome["intact"], "wrote outside its arrays"
     return state(given), outcome["bad_row"]
 
@@ -158,6 +159,20 @@ def test_many_appends_are_as_one(seed):
             assert torch.equal(tokens(*pools, s, case.tokens), pruned)
 
 
+@pytest.mark.parametrize("value", FLOATS, ids=str)
+def test_equal_weights_are_none_and_others_choose(value):
+    x = torch.randn(2, 3, 40, 48, generator=torch.Generator().manual_seed(1)).to(value)
+    for keep in (1, 20):
+        alike = kv_compress(x, keep, torch.full((48,), -2.0))
+        assert all(torch.equal(a, b) for a, b in zip(alike, kv_compress(x, keep), strict=True))
+    weight = torch.zeros(3, 48)
+    weight[:, 8:16] = 1
+    weight[2] = torch.inf
+    bits, values = kv_compress(x, 8, weight)
+    assert torch.equal(values[:, :2], x[:, :2, :, 8:16]) and bits[:, :2, :, 1].eq(255).all()
+    assert torch.equal(values[:, 2], x[:, 2, :, :8])  # all alike: the lowest
+
+
 def refused(name: str, inputs: dict) -> str:
     before = tuple(t.clone() for t in state(inputs))
     with pytest.raises((RuntimeError, ValueError, NotImplementedError)) as caught:
@@ -206,17 +221,20 @@ def test_broken_tables(case):
 
 
 def test_opcheck():
-    for case in (BROKEN, Append((20,), value=torch.bfloat16), Append(())):
+    for case in (BROKEN, replace(BROKEN, weight=(3, 2)), Append((20,), value=torch.bfloat16), Append(())):
         torch.library.opcheck(torch.ops.sparsecore.kv_append.default, tuple(samples.inputs(case).values()))
 
 
 def test_devices():
-    inputs = samples.inputs(BROKEN)
+    inputs = samples.inputs(replace(BROKEN, weight=(2, 3)))
     for name, t in inputs.items():
         if isinstance(t, torch.Tensor) and name != "k":
             with pytest.raises((RuntimeError, NotImplementedError), match=rf"\b{name}: "):
                 kv_append(**{**inputs, name: t.to("meta")})
-    assert kv_append(**{n: t.to("meta") if n != "recent" else t for n, t in inputs.items()}) is None
+    assert (
+        kv_append(**{n: t.to("meta") if isinstance(t, torch.Tensor) else t for n, t in inputs.items()})
+        is None
+    )
 
 
 def test_compile_fullgraph():

@@ -33,11 +33,17 @@ TOOLS = ("memcheck", "racecheck", "synccheck")
 BARE = (
     "tests/test_cuda_kernels.py",
     "tests/test_cuda_kv.py",
+    "tests/test_cuda_kv_append.py",
     "tests/test_cuda_nm.py",
     "tests/test_cuda_spgemm.py",
     "tests/test_emulator.py",
 )
-TORCH = ("tests/test_device.py", "tests/test_device_kv.py", "tests/test_device_spgemm.py")
+TORCH = (
+    "tests/test_device.py",
+    "tests/test_device_kv.py",
+    "tests/test_device_kv_append.py",
+    "tests/test_device_spgemm.py",
+)
 # The ledger's own skips until this run is written down; the module's runs nothing on the GPU.
 NOT_OF_THE_GPU = ("test_hardware_has_proven", "test_the_module_gives")
 sys.path.insert(0, str(ROOT / "python" / "sparsecore"))

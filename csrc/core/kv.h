@@ -76,6 +76,9 @@ SPARSECORE_INLINE uint32_t kv_word(const uint8_t* bits, int64_t word) {
 // Bits of the last word that are of no channel.
 SPARSECORE_INLINE uint32_t kv_padding(int64_t head_dim) { return head_dim % 32 == 0 ? 0 : ~0u << head_dim % 32; }
 
+// The bits of infinity: what is pruned by magnitude is compared as bits without the sign, and NaN is above it.
+constexpr uint32_t kv_infinity(Dtype d) { return d == Dtype::bf16 ? 0x7f80 : d == Dtype::f16 ? 0x7c00 : 0x7f800000u; }
+
 enum class KvFault : int32_t { none, length, no_page, page, k_population, v_population };
 
 struct KvFinding {

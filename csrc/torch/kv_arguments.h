@@ -13,7 +13,7 @@ struct KvCompressed {
 
 // Checks the arguments of kv_compress, allocates its outputs and fills `args`.
 template <class Args>
-KvCompressed kv_compressed(Args& args, const Tensor& x, int64_t keep) {
+KvCompressed kv_compressed(Args& args, const Tensor& x, int64_t keep, const std::optional<Tensor>& weight) {
   check_device(x, "x");
   SPARSECORE_REQUIRE(x.dim() >= 1, "x: must have at least one dimension, [..., head_dim]");
   args.value = float_dtype(x, "x");
@@ -21,6 +21,20 @@ KvCompressed kv_compressed(Args& args, const Tensor& x, int64_t keep) {
   SPARSECORE_REQUIRE(kv_is_head_dim(d), "x: head_dim must be in [32, 256] and a multiple of 8, not ", d);
   SPARSECORE_REQUIRE(keep >= 0 && keep <= d, "keep: must be in [0, head_dim = ", d, "], not ", keep);
   args.keep = keep;
+  if (weight) {
+    const int64_t dims = weight->dim(), most = x.dim() > 1 ? x.dim() - 1 : 1;
+    SPARSECORE_REQUIRE(dims >= 1 && dims <= most, "weight: must have 1 to ", most, " dimensions, not ", dims);
+    check_array(*weight, dims, "weight");
+    check_dtype(*weight, ScalarType::Float, "weight");
+    for (int64_t i = 1; i <= dims; ++i) {
+      const int64_t size = i == 1 ? d : x.size(x.dim() - 1 - i);
+      SPARSECORE_REQUIRE(weight->size(dims - i) == size, "weight: dimension ", dims - i, " must be ", size,
+                         " as that of x, whose tokens are left out, not ", weight->size(dims - i));
+    }
+    args.weight = static_cast<const float*>(weight->const_data_ptr());
+    args.weights = weight->numel() / d;
+    args.tokens = x.dim() > 1 ? x.size(x.dim() - 2) : 1;
+  }
   DenseInput in = dense_input(x);
   args.x = in.x.const_data_ptr();
   args.stride = in.stride;

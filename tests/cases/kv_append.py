@@ -30,6 +30,7 @@ class Append:
     ring: bool = True  # columns `recent` apart share a dense page; else each has one of its own
     layout: str = "plain"  # of k and v: "heads_last" as projections give them, "every_other" channel
     pattern: str = "uniform"  # "ties": few magnitudes; "wild": NaN and infinity too
+    weight: tuple[int, int] = (0, 0)  # dimensions of k_weight and v_weight; 0: None
 
     @property
     def name(self) -> str:
@@ -48,6 +49,8 @@ def every() -> Iterator[Append]:
         yield Append((64, 128), 1, 2, keep=keep, value=value, page=64)
     for value, pattern, layout in product(FLOATS, ("ties", "wild"), ("heads_last", "every_other", "plain")):
         yield Append((32, 5), 50, 2, value=value, pattern=pattern, layout=layout)
+    for i, (value, weight) in enumerate(product(FLOATS, ((2, 0), (0, 3), (3, 2)))):
+        yield Append((32, 5), 50, 2, 40 + 24 * i, (9, 30), value=value, weight=weight, recent=1 + i % 2)
     yield Append((1024, 100), 1025, page=1024, recent=1, value=bf16)
 
 
@@ -95,7 +98,10 @@ def inputs(case) -> dict:
         made[f"{half}_values"] = torch.randn(pages, heads, page, keep, generator=g).to(case.value)
         made[f"{half}_dense"] = torch.randn(dense, heads, page, d, generator=g).to(case.value)
     lengths = torch.tensor(case.lengths, dtype=torch.int32)
-    return {**made, "page_table": table, "lengths": lengths, "targets": targets, "recent": case.recent}
+    made |= {"page_table": table, "lengths": lengths, "targets": targets, "recent": case.recent}
+    for half, dims in zip("kv", case.weight, strict=True):
+        made[f"{half}_weight"] = torch.rand((batch, heads, d)[3 - dims :], generator=g) if dims else None
+    return made
 
 
 def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
@@ -114,6 +120,11 @@ def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
         wrong[name] += [t[:-1].contiguous()] * (name not in ("k_values", "k_dense"))
         wrong[name] += [t[..., :-1].contiguous()] * ("values" not in name)
         wrong[name] += [t.new_zeros(*t.shape[:3], 65)] * ("values" in name)
+    heads, d = k.shape[1], k.shape[3]
+    for name in ("k_weight", "v_weight"):
+        w = torch.rand(heads, d)
+        wrong[name] = [w.double(), w[0], w[:-1], w[:, :-8].contiguous(), strided(w), w[None, None]]
+        wrong[name] += [w.expand(len(k) + 1, heads, d).contiguous()]
     wrong["k_values"] += [torch.zeros(3, 2, page, 20) for page in (8, 24, 2048)]
     for name, tensors in wrong.items():
         for t in tensors:

@@ -1,39 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/kv_append/kv_append.h"
+#include "kv_append_op.h"
 
 #include "conversion_op.h"
-#include "kv_op.h"
 
 namespace sparsecore::native {
 namespace {
 
-kv_append::Half half(const Call& call, const std::string& name) {
-  const Array &x = call.array(name), &values = call.array(name + "_values");
-  const std::vector<int64_t>& n = x.shape;
-  return {x.data,      {n[1] * n[2] * n[3], n[2] * n[3], n[3]}, call.array(name + "_bitmask").as<uint8_t>(),
-          values.data, call.array(name + "_dense").data,        values.shape[3]};
-}
-
-// Arrays as the op has them, all but k, v and targets changed in place; k and v are contiguous, their channels past
-// head_dim are gaps. A bad row is a sequence with a fault: then nothing is changed.
+// A bad row is a sequence with a fault: then nothing is changed.
 Outcome run(const kv_append::Kernel& kernel, const Call& call) {
-  const Array &x = call.array("k"), &values = call.array("k_values"), &dense = call.array("k_dense");
-  kv_append::Args a{};
-  a.batch = x.shape[0];
-  a.kv_heads = x.shape[1];
-  a.tokens = x.shape[2];
-  a.head_dim = dense.shape[3];
-  a.page = values.shape[2];
-  a.columns = call.array("page_table").shape[1];
-  a.pages = values.shape[0];
-  a.dense_pages = dense.shape[0];
-  a.recent = call.integer("recent");
-  a.k = half(call, "k");
-  a.v = half(call, "v");
-  a.page_table = call.array("page_table").as<int32_t>();
-  a.lengths = call.array("lengths").as<int32_t>();
-  a.targets = call.array("targets").as<int32_t>();
-  a.value = values.dtype;
+  const kv_append::Args a = append_args(call);
   const int64_t only = call.integer("row", -1);
   int64_t bad = -1;
   for (int64_t s = 0; s < a.batch; ++s)
@@ -58,6 +33,8 @@ Sample sample(Random& random) {
     fill_bits(random, s.add_in_place<uint8_t>(half + "_bitmask", Dtype::i8, {pages, heads, page, 4 * kv_words(d)}),
               rows, d, keep);
     fill_small(random, s.add_in_place<void>(half + "_values", value, {pages, heads, page, keep}), value, rows * keep);
+    if (random() % 2 == 0)
+      fill_small(random, s.add<float>(half + "_weight", Dtype::f32, {batch, heads, d}), Dtype::f32, batch * heads * d);
     fill_small(random, s.add_in_place<void>(half + "_dense", value, {dense, heads, page, d}), value,
                dense * heads * page * d);
   }

@@ -22,7 +22,9 @@ Sample sample(Random& random) {
   fill_small(random, s.add<void>("x", value, {rows, stride}), value, rows * stride);
   s.add<void>("bitmask", Dtype::i8, {rows, 4 * kv_words(d)}, true);
   s.add<void>("values", value, {rows, below(random, d + 1)}, true);
-  s.call.integers = {{"head_dim", d}, {"pieces", 1 + below(random, 4)}};
+  const int64_t weights = below(random, 3);
+  if (weights > 0) fill_small(random, s.add<float>("weight", Dtype::f32, {weights, d}), Dtype::f32, weights * d);
+  s.call.integers = {{"head_dim", d}, {"pieces", 1 + below(random, 4)}, {"tokens", 1 + below(random, 9)}};
   return s;
 }
 

@@ -29,7 +29,8 @@ inline void fill_bits(Random& random, uint8_t* bits, int64_t rows, int64_t head_
       }
 }
 
-// Arguments of kv_compress and the rows: x [rows, stride]; bitmask [rows, 4 * words], values [rows, keep] are outputs.
+// Arguments of kv_compress and the rows: x [rows, stride]; bitmask [rows, 4 * words], values [rows, keep] are outputs,
+// weight [weights, head_dim] may be there.
 template <class Args>
 std::pair<Args, int64_t> compress_args(const Call& call) {
   const Array &x = call.array("x"), &bitmask = call.array("bitmask"), &values = call.array("values");
@@ -37,7 +38,10 @@ std::pair<Args, int64_t> compress_args(const Call& call) {
   if (!kv_is_head_dim(d) || x.shape[1] < d || bitmask.size() != rows * 4 * kv_words(d) || values.dtype != x.dtype ||
       values.shape.back() > d || values.size() != rows * values.shape.back())
     throw std::invalid_argument("x, head_dim, bitmask and values do not fit together");
-  return {{d, values.shape.back(), x.data, x.shape[1], bitmask.as<uint8_t>(), values.data, x.dtype}, rows};
+  const Array* const weight = call.find("weight");
+  return {{d, values.shape.back(), x.data, x.shape[1], bitmask.as<uint8_t>(), values.data, x.dtype,
+           weight ? weight->as<float>() : nullptr, weight ? weight->size() / d : 0, call.integer("tokens", 1)},
+          rows};
 }
 
 // Those of kv_decompress, of which dense [rows, head_dim] is the output.

@@ -3,7 +3,7 @@
 // position p = the sequence's length, in column j = p / page of its table:
 //
 //   if p begins column j, and column c = j - recent is dense and has a target:
-//     its tokens are compressed by kv_compress's rule into page target[c], which becomes its entry
+//     its tokens are compressed by kv_compress's rule, weights and all, into page target[c], which becomes its entry
 //   the token is written to column j's dense page, and the length grows by one
 //
 //   recent = 2   before   [ -2 | 4  | -3 | -4 || -3 | -4 | ...]   || after the last token; column 0 has no target,
@@ -32,6 +32,12 @@ struct Half {
   void* values;  // [pages, kv_heads, page, keep] of value
   void* dense;  // [dense_pages, kv_heads, page, head_dim] of value
   int64_t keep;
+  const float* weight;  // [kv_heads, head_dim], of each sequence so many elements on; or null
+  int64_t weight_step;
+
+  SPARSECORE_INLINE const float* weight_of(int64_t sequence, int64_t head, int64_t head_dim) const {
+    return weight ? weight + sequence * weight_step + head * head_dim : nullptr;
+  }
 };
 
 struct Args {
@@ -83,19 +89,28 @@ struct Finding {
   int64_t column = 0, value = 0;  // value: the offending length, entry or target
 };
 
+SPARSECORE_INLINE bool length_fits(const Args& a, int64_t sequence) {
+  return a.lengths[sequence] >= 0 && a.lengths[sequence] <= a.columns * a.page - a.tokens;
+}
+
+// What is wrong with one of `found`, the columns of a sequence that get tokens, or with the one that leaves as it begins.
+SPARSECORE_INLINE Finding column_fault(const Args& a, int64_t sequence, const Columns& found, int64_t column) {
+  const int64_t entry = a.entry(sequence, column), c = column - a.recent;
+  if (entry >= kKvNoPage || -2 - entry >= a.dense_pages) return {Fault::entry, column, entry};
+  if (column < found.fresh || c < 0) return {};
+  const int64_t target = a.targets[sequence * a.columns + c], old = a.entry(sequence, c);
+  if (target < -1 || target >= a.pages) return {Fault::target, c, target};
+  if (target >= 0 && (old == kKvNoPage || old >= a.pages || -2 - old >= a.dense_pages)) return {Fault::leaving, c, old};
+  return {};
+}
+
 // What is wrong with a sequence; looked for before anything is changed.
 SPARSECORE_INLINE Finding find_fault(const Args& a, int64_t sequence) {
-  const int64_t length = a.lengths[sequence];
-  if (length < 0 || length > a.columns * a.page - a.tokens) return {Fault::length, 0, length};
+  if (!length_fits(a, sequence)) return {Fault::length, 0, a.lengths[sequence]};
   const Columns found = columns_of(a, sequence);
   for (int64_t column = found.begin; column < found.end; ++column) {
-    const int64_t entry = a.entry(sequence, column), c = column - a.recent;
-    if (entry >= kKvNoPage || -2 - entry >= a.dense_pages) return {Fault::entry, column, entry};
-    if (column < found.fresh || c < 0) continue;
-    const int64_t target = a.targets[sequence * a.columns + c], old = a.entry(sequence, c);
-    if (target < -1 || target >= a.pages) return {Fault::target, c, target};
-    if (target >= 0 && (old == kKvNoPage || old >= a.pages || -2 - old >= a.dense_pages))
-      return {Fault::leaving, c, old};
+    const Finding finding = column_fault(a, sequence, found, column);
+    if (finding.fault != Fault::none) return finding;
   }
   return {};
 }
@@ -109,5 +124,13 @@ SPARSECORE_INLINE void advance(const Args& a, int64_t sequence) {
   }
   a.lengths[sequence] += static_cast<int32_t>(a.tokens);
 }
+
+// On CUDA: the same for all sequences on a stream (a cudaStream_t), whose device holds every array; bitmasks are aligned
+// to 4 bytes. Nothing can be refused: a sequence with a fault gets no tokens, its pages and its row of page_table stay,
+// and its length is -1 from then on, for which kv_attention's answer is NaN. Pages that two sequences change hold
+// something of both, and so does what is compressed of columns nearer than `recent` that name one dense page; nothing
+// outside the arrays is read or written. Reads nothing on the host, allocates nothing, may be captured. Null, or the
+// error's text.
+const char* launch(const Args&, void* stream);
 
 }  // namespace sparsecore::kv_append

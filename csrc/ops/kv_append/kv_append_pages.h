@@ -21,10 +21,11 @@ void run(const Args& a, int64_t task) {
     const int64_t old = column < columns.fresh ? -1 : a.leaving(sequence, column);
     if (old >= 0) {
       const int64_t to = first(a.targets[sequence * a.columns + old]);
-      kv_compress_rows({dense + first(-2 - a.entry(sequence, old)) * row, a.head_dim, a.head_dim, half.keep,
-                        half.bitmask + to * 4 * kv_words(a.head_dim),
-                        static_cast<char*>(half.values) + to * half.keep * element, a.value},
-                       0, page);
+      kv_compress_rows(
+          {dense + first(-2 - a.entry(sequence, old)) * row, a.head_dim, a.head_dim, half.keep,
+           half.bitmask + to * 4 * kv_words(a.head_dim), static_cast<char*>(half.values) + to * half.keep * element,
+           a.value, half.weight_of(sequence, head, a.head_dim)},
+          0, page);
     }
     const int64_t at = column * page, begin = at > length ? at : length;
     const int64_t end = at + page < length + a.tokens ? at + page : length + a.tokens;

@@ -6,6 +6,8 @@ namespace sparsecore::kv_compress {
 extern const Kernel kernel_scalar;
 #if defined(__x86_64__)
 extern const Kernel kernel_avx2, kernel_avx512;
+#elif defined(__aarch64__)
+extern const Kernel kernel_neon;
 #endif
 
 cpu::KernelTable<Kernel> kernels() {
@@ -13,6 +15,8 @@ cpu::KernelTable<Kernel> kernels() {
 #if defined(__x86_64__)
       kernel_avx512,
       kernel_avx2,
+#elif defined(__aarch64__)
+      kernel_neon,
 #endif
       kernel_scalar,
   };

@@ -8,7 +8,10 @@ namespace sparsecore::kv_compress {
 namespace {
 
 void run(const Args& a, int64_t begin, int64_t end) {
-  kv_compress_rows({a.x, a.stride, a.head_dim, a.keep, a.bitmask, a.values, a.value}, begin, end);
+  for (int64_t row = begin, next; row < end; row = next) {  // rows that share weights
+    next = a.weight && (row / a.tokens + 1) * a.tokens < end ? (row / a.tokens + 1) * a.tokens : end;
+    kv_compress_rows({a.x, a.stride, a.head_dim, a.keep, a.bitmask, a.values, a.value, a.weight_of(row)}, row, next);
+  }
 }
 
 }  // namespace

@@ -11,9 +11,9 @@ namespace {
 
 using namespace binding;
 
-std::tuple<Tensor, Tensor> kv_compress(const Tensor& x, int64_t keep) {
+std::tuple<Tensor, Tensor> kv_compress(const Tensor& x, int64_t keep, const std::optional<Tensor>& weight) {
   Args args{};
-  const KvCompressed out = kv_compressed(args, x, keep);
+  const KvCompressed out = kv_compressed(args, x, keep, weight);
   const Kernel& kernel = cpu::choose(kernels());
   note_kernel(kernel.name);
   for_rows(out.x.m, out.x.m * args.head_dim * 4, [&](int64_t begin, int64_t end) -> int64_t {
@@ -28,7 +28,7 @@ const bool registered = register_kernels("kv_compress", kernels());
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
-  m.def("kv_compress(Tensor x, int keep) -> (Tensor bitmask, Tensor values)");
+  m.def("kv_compress(Tensor x, int keep, Tensor? weight=None) -> (Tensor bitmask, Tensor values)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) { m.impl("kv_compress", TORCH_BOX(&kv_compress)); }

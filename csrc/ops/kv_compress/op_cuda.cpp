@@ -10,11 +10,12 @@ namespace {
 
 using namespace binding;
 
-std::tuple<Tensor, Tensor> kv_compress(const Tensor& x, int64_t keep) {
+std::tuple<Tensor, Tensor> kv_compress(const Tensor& x, int64_t keep, const std::optional<Tensor>& weight) {
   check_device(x, "x");
+  check_same_device(x, "x", weight, "weight");
   const DeviceGuard guard(x.get_device_index());
   Args args{};
-  const KvCompressed out = kv_compressed(args, x, keep);
+  const KvCompressed out = kv_compressed(args, x, keep, weight);
   check_launch(launch(args, out.x.m, current_stream(x)), "kv_compress");
   return {out.bitmask, out.values};
 }

@@ -78,9 +78,8 @@ class Pages:
     def append(self, k: Tensor, v: Tensor) -> None:
         """``[batch, kv_heads, tokens, head_dim]`` after what is there, of any float dtype."""
         length = self.length + k.shape[2]
-        columns, need = self.table.shape[1], -(-length // self.rule.page)
-        if need > columns:
-            self._resize(len(self.table), max(need + -(-STEP // self.rule.page), columns * 5 // 4))
+        if length > self.table.shape[1] * self.rule.page:
+            self._resize(len(self.table), self._columns_for(length))
             self._assign()
         dtype = self.k[1].dtype
         kv_append(
@@ -94,6 +93,22 @@ class Pages:
             self.rule.recent,
         )
         self.length = length
+
+    def _columns_for(self, length: int) -> int:
+        """Columns to grow to."""
+        room = -(-STEP // self.rule.page)
+        return max(-(-length // self.rule.page) + room, self.table.shape[1] * 5 // 4)
+
+    @classmethod
+    def nbytes_for(
+        cls, rule: Rule, batch: int, heads: int, head_dim: int, dtype: torch.dtype, length: int
+    ) -> int:
+        """`nbytes` once `length` tokens of each sequence were appended at once: by tensors without memory."""
+        made = cls(rule, batch, heads, head_dim, dtype, torch.device("meta"))
+        if length:
+            made._resize(batch, made._columns_for(length))
+            made.targets = torch.empty_like(made.table)
+        return made.nbytes
 
     def attend(self, q: Tensor, scale: float | None, softcap: float, bias: Tensor | None) -> Tensor:
         """``[batch, q_heads, q_tokens, head_dim]`` of the latest q_tokens tokens."""

@@ -24,6 +24,8 @@ def kv_append(
     lengths: Tensor,
     targets: Tensor,
     recent: int,
+    k_weight: Tensor | None = None,
+    v_weight: Tensor | None = None,
 ) -> None:
     """Write tokens after those of every sequence, and compress the pages that are no longer recent.
 
@@ -32,6 +34,10 @@ def kv_append(
     names that page from then on; its dense page is free to be that of the column which begins. Nothing is
     allocated and no length is read by the caller; many tokens at once are as one after another. On an error
     nothing has changed. Takes no gradient.
+
+    On CUDA the call waits for nothing, can be captured in a graph, and leaves the same bits. There lengths,
+    entries and targets raise nothing: a sequence with a fault gets no tokens, and its length is -1 from then
+    on, for which ``kv_attention`` gives NaN; a page that two sequences change holds something of both.
 
     Args:
         k, v: ``[batch, kv_heads, tokens, head_dim]`` float32, bfloat16 or float16, any strides.
@@ -44,6 +50,8 @@ def kv_append(
         targets: int32 ``[batch, columns]``: the compressed page of a column that is no longer recent, or -1
             for one that stays dense. A column that is compressed already is left alone.
         recent: columns that stay dense, the one that fills among them; at least 1.
+        k_weight, v_weight: float32 ``[kv_heads, head_dim]`` or ``[batch, kv_heads, head_dim]``, as
+            ``kv_compress`` has them, for pages that this call compresses.
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, arrays that overlap, lengths
@@ -51,8 +59,9 @@ def kv_append(
             that two sequences would change.
     """
     torch.ops.sparsecore.kv_append(
-        k, v, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths, targets, recent
-    )
+        k, v, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths, targets,
+        recent, k_weight, v_weight,
+    )  # fmt: skip
 
 
 def reference(
@@ -68,6 +77,8 @@ def reference(
     lengths: Tensor,
     targets: Tensor,
     recent: int,
+    k_weight: Tensor | None = None,
+    v_weight: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """What the arguments in `CHANGED` become, token by token; none is changed."""
     given = (k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths)
@@ -78,8 +89,9 @@ def reference(
         column, place = divmod(int(grown[s]), page)
         old = column - recent
         if place == 0 and old >= 0 and targets[s, old] >= 0 and table[s, old] < -1:
-            for bitmask, values, dense in halves:
-                bits, kept = kv_compress.reference(dense[-2 - table[s, old]], values.shape[3])
+            for (bitmask, values, dense), weight in zip(halves, (k_weight, v_weight), strict=True):
+                own = weight[s] if weight is not None and weight.dim() == 3 else weight
+                bits, kept = kv_compress.reference(dense[-2 - table[s, old]], values.shape[3], own)
                 bitmask[targets[s, old]], values[targets[s, old]] = bits, kept
             table[s, old] = targets[s, old]
         for x, (_, _, dense) in zip((k, v), halves, strict=True):
@@ -89,8 +101,12 @@ def reference(
 
 
 @torch.library.register_fake("sparsecore::kv_append")
-def _(k, v, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths, targets, recent):
+def _(
+    k, v, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths, targets, recent,
+    k_weight=None, v_weight=None,
+):  # fmt: skip
     same_device(
         k=k, v=v, k_bitmask=k_bitmask, k_values=k_values, k_dense=k_dense, v_bitmask=v_bitmask,
         v_values=v_values, v_dense=v_dense, page_table=page_table, lengths=lengths, targets=targets,
+        k_weight=k_weight, v_weight=v_weight,
     )  # fmt: skip

@@ -4,9 +4,17 @@
 import torch
 from torch import Tensor
 
+from ..arguments import same_device
 
-def kv_compress(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+
+def kv_compress(x: Tensor, keep: int, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Keep the `keep` channels of largest magnitude of every token (the per-token rule of Mustafar, 2025).
+
+    With `weight` the magnitudes are multiplied by it before they are compared; what is stored is x as it is.
+    So the sum of ``|q|`` over recent queries of a KV head chooses channels of K by what scores owe to them,
+    the paper's output-aware rule. Every token keeps as many channels as any other, for that is what lets the
+    format do without offsets. So a threshold could only turn kept values into stored zeros, which save no
+    byte and no work; there is none.
 
     Takes no gradient: what is kept is not smooth in x.
 
@@ -15,6 +23,9 @@ def kv_compress(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
             of 8.
         keep: channels of a token, at most head_dim. Of equal magnitudes the lowest channels are kept; NaN
             comes before all numbers.
+        weight: float32, contiguous, x's shape without the dimension of tokens, ``[..., head_dim]``: leading
+            dimensions may be left out, as ``[kv_heads, head_dim]`` for x ``[batch, kv_heads, tokens,
+            head_dim]``. Its sign does not count; products are compared as float32 rounds them.
 
     Returns:
         bitmask uint8 ``[..., 4 ceil(head_dim / 32)]``, bit j (least significant first) of byte b for channel
@@ -23,7 +34,7 @@ def kv_compress(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices.
     """
-    return torch.ops.sparsecore.kv_compress(x, keep)
+    return torch.ops.sparsecore.kv_compress(x, keep, weight)
 
 
 def mask_bytes(head_dim: int) -> int:
@@ -31,10 +42,12 @@ def mask_bytes(head_dim: int) -> int:
     return (head_dim + 31) // 32 * 4
 
 
-def reference(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def reference(x: Tensor, keep: int, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The same in torch's operations, on any device."""
     d = x.shape[-1]
     wide = x.float()
+    if weight is not None:
+        wide = wide * (weight.unsqueeze(-2) if x.dim() > 1 else weight)
     keys = torch.where(wide.isnan(), 1 << 31, wide.abs().view(torch.int32).long())
     # The order of a key and then of the lower channel.
     keys = keys * (d + 1) - torch.arange(d, device=x.device)
@@ -46,6 +59,7 @@ def reference(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.register_fake("sparsecore::kv_compress")
-def _(x, keep):
+def _(x, keep, weight=None):
+    same_device(x=x, weight=weight)
     lead = x.shape[:-1]
     return x.new_empty(*lead, mask_bytes(x.shape[-1]), dtype=torch.uint8), x.new_empty(*lead, keep)
