@@ -206,6 +206,19 @@ def test_overlaps():
             assert "overlaps" in text
 
 
+def test_a_page_that_still_holds_tokens_is_not_given_to_another_column():
+    """One that is nearer than `recent`, or that stays dense."""
+    case = replace(BROKEN, lengths=(64,), tokens=33, recent=2, sinks=1, page=16)
+    for earlier in (0, 3):  # a sink; the column before
+        inputs = samples.inputs(case)
+        inputs["page_table"][0, 4] = inputs["page_table"][0, earlier]
+        text = refused("page_table", inputs)
+        assert f"columns {earlier} and 4 of sequence 0" in text
+    inputs = samples.inputs(case)
+    assert inputs["page_table"][0, 4] == inputs["page_table"][0, 6]  # the ring's
+    kv_append(**inputs)
+
+
 @pytest.mark.parametrize("case", [BROKEN, replace(BROKEN, value=torch.bfloat16, sinks=0)], ids=str)
 def test_broken_tables(case):
     ran = 0

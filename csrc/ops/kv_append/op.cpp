@@ -30,6 +30,15 @@ constexpr int64_t kCompressWork = 16;
   }
 }
 
+// A column before `column` that has its dense page and tokens there still, or -1.
+int64_t column_that_loses(const Args& a, int64_t sequence, int64_t column) {
+  for (int64_t c = 0; c < column; ++c) {
+    const bool left = c + a.recent <= column && a.targets[sequence * a.columns + c] >= 0;
+    if (a.entry(sequence, c) == a.entry(sequence, column) && !left) return c;
+  }
+  return -1;
+}
+
 // Checks every sequence; returns how many pages are compressed.
 int64_t check_tables(const Args& a) {
   std::vector<std::pair<int64_t, int64_t>> changed;  // (entry of a page that is written, sequence)
@@ -40,6 +49,10 @@ int64_t check_tables(const Args& a) {
     const Columns columns = columns_of(a, s);
     for (int64_t column = columns.begin; column < columns.end; ++column) {
       changed.emplace_back(a.entry(s, column), s);
+      const int64_t loser = column < columns.fresh ? -1 : column_that_loses(a, s, column);
+      SPARSECORE_REQUIRE(loser < 0, "page_table: columns ", loser, " and ", column, " of sequence ", s,
+                         " name dense page ", -2 - a.entry(s, column), ", and column ", loser,
+                         " is not compressed before it is written again");
       const int64_t old = column < columns.fresh ? -1 : a.leaving(s, column);
       if (old < 0) continue;
       ++compressed;

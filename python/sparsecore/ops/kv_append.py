@@ -55,8 +55,9 @@ def kv_append(
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, arrays that overlap, lengths
-            beyond the pages, entries or targets outside their pools, tokens for a compressed page, and pages
-            that two sequences would change.
+            beyond the pages, entries or targets outside their pools, tokens for a compressed page, pages
+            that two sequences would change, and a dense page that a column would take from one that is not
+            compressed before.
     """
     torch.ops.sparsecore.kv_append(
         k, v, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths, targets,
