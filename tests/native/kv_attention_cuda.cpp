@@ -20,7 +20,7 @@ int64_t bad_row(const Call& call) {
     if (kv_length_fits(c, i)) longest = std::max<int64_t>(longest, c.lengths[i]);
     else if (a.q_heads * a.q_tokens == 0 || is_nan(lse, i * a.q_heads * a.q_tokens)) return i;
   }
-  a.splits = (longest + a.split_tokens() - 1) / a.split_tokens();
+  a.splits = (a.listed(longest) + a.split_pages() - 1) / a.split_pages();
   for (int64_t head = 0; head < c.batch * c.kv_heads && a.queries() > 0; ++head) {
     const int64_t row = a.row(head / c.kv_heads, head % c.kv_heads, 0);
     bool wrong = false;

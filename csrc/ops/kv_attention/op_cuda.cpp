@@ -15,7 +15,8 @@ std::tuple<Tensor, Tensor> kv_attention(const Tensor& q, const Tensor& k_bitmask
                                         const Tensor& k_dense, const Tensor& v_bitmask, const Tensor& v_values,
                                         const Tensor& v_dense, const Tensor& page_table, const Tensor& lengths,
                                         std::optional<double> scale, double softcap, int64_t window,
-                                        const std::optional<Tensor>& bias, const std::optional<Tensor>& slopes) {
+                                        const std::optional<Tensor>& bias, const std::optional<Tensor>& slopes,
+                                        const std::optional<Tensor>& selected, double threshold) {
   check_device(q, "q");
   const KvTensor others[] = {{k_bitmask, "k_bitmask"}, {k_values, "k_values"},    {k_dense, "k_dense"},
                              {v_bitmask, "v_bitmask"}, {v_values, "v_values"},    {v_dense, "v_dense"},
@@ -23,6 +24,8 @@ std::tuple<Tensor, Tensor> kv_attention(const Tensor& q, const Tensor& k_bitmask
   for (const KvTensor& t : others) check_same_device(q, "q", t.tensor, t.name);
   check_same_device(q, "q", bias, "bias");
   check_same_device(q, "q", slopes, "slopes");
+  SPARSECORE_REQUIRE(!selected, "selected: is for tensors on the CPU");
+  SPARSECORE_REQUIRE(threshold == 0.0, "threshold: is for tensors on the CPU");
   const DeviceGuard guard(q.get_device_index());
   std::vector<Tensor> pools;  // 16 bytes at a time are read
   for (int i = 0; i < 6; ++i) pools.push_back(aligned(others[i].tensor, 16));
