@@ -89,8 +89,9 @@ cpu::KernelTable<Kernel> kernels();
 // device_splits how many serve caches of these shapes. Sequences are cut evenly, but a piece has at least
 // kDeviceSplitTokens, so the answer depends on lengths and shapes alone. Nothing can be refused: a sequence whose length
 // has no pages or no bias, and a KV head of a sequence that meets a page or bits that are none, has NaN as its rows of
-// out and lse, and nothing outside the arrays is read. Reads nothing on the host, allocates nothing, may be captured.
-// Null, or the error's text. selected and drop are not served.
+// out and lse, and nothing outside the arrays is read; so has a KV head whose list names no column, or one twice. Blocks
+// that are dropped are 16 tokens (32 without tensor cores), and what is before one is of the same warp. Reads nothing on
+// the host, allocates nothing, may be captured. Null, or the error's text.
 constexpr int64_t kDeviceSplitTokens = 128;
 int64_t device_splits(const Args&);
 const char* launch(const Args&, void* stream);

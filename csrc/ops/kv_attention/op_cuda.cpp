@@ -24,14 +24,14 @@ std::tuple<Tensor, Tensor> kv_attention(const Tensor& q, const Tensor& k_bitmask
   for (const KvTensor& t : others) check_same_device(q, "q", t.tensor, t.name);
   check_same_device(q, "q", bias, "bias");
   check_same_device(q, "q", slopes, "slopes");
-  SPARSECORE_REQUIRE(!selected, "selected: is for tensors on the CPU");
-  SPARSECORE_REQUIRE(threshold == 0.0, "threshold: is for tensors on the CPU");
+  check_same_device(q, "q", selected, "selected");
   const DeviceGuard guard(q.get_device_index());
   std::vector<Tensor> pools;  // 16 bytes at a time are read
   for (int i = 0; i < 6; ++i) pools.push_back(aligned(others[i].tensor, 16));
   Args a{};
   kv_attended(a, q, {{pools[0], pools[1], pools[2]}, {pools[3], pools[4], pools[5]}}, page_table, lengths, scale,
               softcap, window, bias, slopes);
+  kv_skipped(a, selected, threshold);
   const KvView& c = a.cache;
   SPARSECORE_REQUIRE(c.columns * c.page < (int64_t{1} << 31) - 1024, "page_table: has columns for ", c.columns * c.page,
                      " tokens, more than 2^31 - 1025");

@@ -59,7 +59,8 @@ def kv_attention(
             the same 512 tokens, in the order of `selected`, so nothing depends on the number of threads. Each
             token dropped has less than `threshold` times the weight of the heaviest, so n of them have less
             than ``p = threshold * n`` of all weight: out moves by at most ``2 p max|v|``, and lse falls by at
-            most ``-log(1 - p)``. What lies in a V that is not read is not checked.
+            most ``-log(1 - p)``. What lies in a V that is not read is not checked. On CUDA a block is 16 or
+            32 tokens, and before it are others of the same warp.
 
     Returns:
         out ``[batch, q_heads, q_tokens, head_dim]`` of q's dtype and lse float32 ``[batch, q_heads,
@@ -68,9 +69,9 @@ def kv_attention(
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, for lengths beyond the pages,
             entries that name no page, tokens whose bits are not ``keep`` channels, and selected columns that
-            are none or named twice; on CUDA also for selected or a threshold. CUDA, which waits for nothing,
-            gives NaN for what lies in the arrays: for a sequence whose length has no pages, or more keys than
-            bias, and for a KV head of one that meets such an entry or token.
+            are none or named twice. CUDA, which waits for nothing, gives NaN for what lies in the arrays: for
+            a sequence whose length has no pages, or more keys than bias, and for a KV head of one that meets
+            such an entry, token or column.
     """
     return torch.ops.sparsecore.kv_attention(
         q, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths,
