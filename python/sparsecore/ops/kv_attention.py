@@ -51,8 +51,8 @@ def kv_attention(
         slopes: float32 ``[q_heads]``; ``slope * (position of query - position of key)`` is taken off (ALiBi).
         selected: int32 ``[batch, kv_heads, count]``, count <= columns: the columns of page_table that the
             queries of a KV head attend to, in any order, each once; -1 is none. Other pages are not read; of
-            these a query still sees what a length, a window and its own position let it see. Quest
-            (2406.10774) and Double Sparsity (2408.07092) find columns.
+            these a query still sees what a length, a window and its own position let it see. ``quest`` and
+            Double Sparsity (2408.07092) find columns.
         threshold: in [0, 1), 0 for none. A query drops a block when each of its scores is lower than the
             largest one before it by more than ``-log(threshold)``, and a block that no query needs has its V
             not read: BLASST (2512.12087). A block is up to 64 tokens of a page; before it are other blocks of
