@@ -2,8 +2,11 @@
 """`sparsecore bench kv`: kv_attention of one query token against dense torch, each in its best dtype.
 
 Dense torch is scaled_dot_product_attention, and a grouped matmul, softmax, matmul, in float32, bfloat16 and
-float16. Ours reads bfloat16 pages of 64 tokens, pruned by magnitude; at 0 % they are dense pages. Everyone is
-checked against float64 on the keys and values that it was given, and they take turns, call by call.
+float16. Ours reads bfloat16 pages of 64 tokens, pruned by magnitude; at 0 % they are dense pages. Skips have
+the last sparsity: `pages 25%` reads a random quarter of each KV head's pages, `drop 40%` all of K, but by a
+threshold no V of 40 % of the tokens; its keys are shorter in some pages than in others. Everyone is checked
+against float64 on the keys and values that it was given, less what skips leave out, and they take turns, call
+by call.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from sparsecore.ops.kv_attention import kv_attention
+from sparsecore.ops.kv_attention import kv_attention, skip
 from sparsecore.ops.kv_compress import kv_compress, mask_bytes
 from sparsecore.ops.kv_decompress import kv_decompress
 from torch import Tensor
@@ -30,15 +33,22 @@ FLOATS = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 Shape = tuple[int, int, int]  # KV heads, query heads of each, head_dim
 
 
-def grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def scores(q: Tensor, k: Tensor, threshold: float = 0.0) -> Tensor:
+    """``[batch, kv_heads, group, tokens]``, -inf where a threshold drops."""
+    s = q.view(*k.shape[:2], -1, k.shape[3]) @ k.transpose(2, 3) * k.shape[3] ** -0.5
+    if not threshold:
+        return s
+    return torch.stack([skip(one.flatten(0, 1)[:, None], PAGE, None, threshold) for one in s]).view(s.shape)
+
+
+def grouped(q: Tensor, k: Tensor, v: Tensor, threshold: float = 0.0) -> Tensor:
     """softmax(q K^T) V with the queries of a group as rows of one product."""
-    weights = (q.view(*k.shape[:2], -1, k.shape[3]) @ k.transpose(2, 3) * k.shape[3] ** -0.5).softmax(-1)
-    return (weights @ v).view(q.shape)
+    return (scores(q, k, threshold).softmax(-1) @ v).view(q.shape)
 
 
-def error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> float:
+def error(out: Tensor, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, threshold: float = 0.0) -> float:
     """Largest error in units of 16 roundings (float32: 256) of a sum of weights times |v|."""
-    exact, size = (grouped(q.double(), k.double(), x) for x in (v.double(), v.double().abs()))
+    exact, size = (grouped(q.double(), k.double(), x, threshold) for x in (v.double(), v.double().abs()))
     roundings = 256 if dtype is torch.float32 else 16
     return float(((out.double() - exact).abs() / (roundings * torch.finfo(dtype).eps * size)).max())
 
@@ -68,6 +78,18 @@ def ours(q: Tensor, k: Tensor, v: Tensor, sparsity: float) -> tuple[tuple[Tensor
     return (q.bfloat16(), *arrays, table, lengths), tensor_bytes(*arrays, table), k, v
 
 
+def chosen(k: Tensor, v: Tensor, share: float, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A share of each KV head's whole pages, as `selected`, and the keys and values in them."""
+    batch, heads, tokens, d = k.shape
+    count = max(1, round(share * (tokens // PAGE)))
+    columns = torch.rand(batch, heads, tokens // PAGE, generator=g).argsort(-1)[..., :count]
+    at = columns[..., None, None].expand(-1, -1, -1, PAGE, d)
+    left = (
+        x[:, :, : tokens // PAGE * PAGE].unflatten(2, (-1, PAGE)).gather(2, at).flatten(2, 3) for x in (k, v)
+    )
+    return columns.int(), *left
+
+
 def cell(shape: Shape, batch: int, tokens: int, options: argparse.Namespace) -> list[record.Record]:
     heads, group, d = shape
     g = torch.Generator().manual_seed(tokens)
@@ -89,6 +111,27 @@ def cell(shape: Shape, batch: int, tokens: int, options: argparse.Namespace) -> 
         who = f"ours {sparsity:.0%}"
         calls[who] = lambda given=given: kv_attention(*given)[0]
         facts[who] = {"bytes": nbytes, "error": error(calls[who](), q, kept_k, kept_v, torch.bfloat16)}
+    for share in options.pages:
+        selected, *left = chosen(kept_k, kept_v, share, g)
+        who = f"ours {sparsity:.0%} pages {share:.0%}"
+        calls[who] = lambda given=given, selected=selected: kv_attention(*given, selected=selected)[0]
+        read = int(nbytes * selected.shape[2] * PAGE / tokens)
+        facts[who] = {"bytes": read, "share": share, "error": error(calls[who](), q, *left, torch.bfloat16)}
+    for threshold in options.threshold:
+        uneven = torch.rand(1, 1, -(-tokens // PAGE), generator=g).repeat_interleave(PAGE, 2)[
+            ..., :tokens, None
+        ]
+        given, nbytes, kept_k, kept_v = ours(q, k * uneven, v, sparsity)
+        share = (scores(q.double(), kept_k.double(), threshold) == -torch.inf).all(2).double().mean().item()
+        who = f"ours {sparsity:.0%} drop {share:.0%}"
+        calls[who] = lambda given=given, least=threshold: kv_attention(*given, threshold=least)[0]
+        off = error(calls[who](), q, kept_k, kept_v, torch.bfloat16, threshold)
+        facts[who] = {
+            "bytes": int(nbytes * (1 - share / 2)),
+            "dropped": share,
+            "threshold": threshold,
+            "error": off,
+        }
     common = {"kv_heads": heads, "group": group, "head_dim": d, "batch": batch, "tokens": tokens,
               "threads": options.threads, **machine.facts()}  # fmt: skip
     return [
@@ -131,6 +174,9 @@ def main(argv: Sequence[str]) -> int:
     p.add_argument(
         "--sparsity", type=lambda text: [float(s) for s in text.split(",")], default=[0.0, 0.5, 0.7]
     )
+    shares = lambda text: [float(s) for s in text.split(",") if s]
+    p.add_argument("--pages", type=shares, default=[0.25], help="shares of pages to attend to")
+    p.add_argument("--threshold", type=shares, default=[0.01], help="thresholds, on keys of uneven pages")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--repeat", type=int, default=15, help="samples of each contender")
     p.add_argument("--seconds", type=float, default=1.0, help="for the samples of a contender")

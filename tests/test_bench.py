@@ -310,7 +310,7 @@ def test_spgemm_is_checked_and_timed(tmp_path, capsys, monkeypatch):
 def test_kv_is_checked_and_timed(tmp_path, capsys, monkeypatch):
     from sparsecore.bench import kv
 
-    command = ["kv", "--shapes", "2x3x64", "--tokens", "200", "--seconds", "0.05", "--repeat", "3"]
+    command = ["kv", "--shapes", "2x3x64", "--tokens", "500", "--seconds", "0.05", "--repeat", "3"]
     out = tmp_path / "a.jsonl"
     assert main([*command, "--threads", "1", "--out", str(out)]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
@@ -318,13 +318,15 @@ def test_kv_is_checked_and_timed(tmp_path, capsys, monkeypatch):
         "ours 0%",
         "ours 50%",
         "ours 70%",
+        "ours 70% pages 25%",
         "sdpa f32",
         "grouped bf16",
     }
     assert all(r["us"] > 0 and r["error"] <= 1 for r in records)
+    assert [r["dropped"] > 0 for r in records if "dropped" in r] == [True]
     assert "WRONG" not in capsys.readouterr().out
 
     honest = kv.kv_attention
-    monkeypatch.setattr(kv, "kv_attention", lambda *given: (honest(*given)[0] * 1.5,))
+    monkeypatch.setattr(kv, "kv_attention", lambda *given, **more: (honest(*given, **more)[0] * 1.5,))
     assert main([*command, "--threads", "1"]) == 1
     assert "WRONG" in capsys.readouterr().out

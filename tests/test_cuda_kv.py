@@ -3,7 +3,8 @@
 case within its bound; broken pages, what is not seen, splits, the order of threads."""
 
 import os
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 
 import native
 import pytest
@@ -12,6 +13,7 @@ import verify
 from cases import bf16, f16, f32
 from cases import kv_attention as samples
 from cases.kv_attention import Cache
+from sparsecore.ops.kv_attention import reference
 from test_kv_attention import expected, fault
 
 OP = "kv_attention"
@@ -59,9 +61,9 @@ def test_every_case(op):
 @ALWAYS
 def test_splits_and_the_order_of_threads(op, kinds):
     """However a sequence is cut the answer is right; for one way to cut it its bits are the same."""
-    case = Cache((700, 0, 31, 260), 1, 3, 2, page=64, dtype=kinds[0], value=kinds[1], window=300)
-    inputs, exact, bounds = expected(case)
-    for splits in (1, 2, 3, 8):
+    every = Cache((700, 0, 31, 260), 1, 3, 2, page=64, dtype=kinds[0], value=kinds[1], window=300)
+    for case, splits in (*product((every,), (1, 2, 3, 8)), (replace(every, window=0, selected=0.7), 3)):
+        inputs, exact, bounds = expected(case)
         answers = [run(inputs, seed=seed, splits=splits)[0] for seed in range(2)]
         assert not fault(answers[0], exact, bounds, case.dtype), f"{splits} splits"
         assert all(torch.equal(a, b) for pair in pairwise(answers) for a, b in zip(*pair, strict=True))
@@ -71,18 +73,19 @@ def test_splits_and_the_order_of_threads(op, kinds):
 @ALWAYS
 def test_broken_pages_are_nan(op, kinds):
     """Of a sequence whose length is wrong all, of one that meets a wrong entry or bits all that read them."""
-    case, ran = Cache((40, 300), 2, 2, head_dim=72, dtype=kinds[0], value=kinds[1]), 0
-    inputs, exact, bounds = expected(case)
-    for name, damaged in samples.damage(inputs):
-        faulty = samples.broken_heads(damaged)
-        (out, lse), _ = run(damaged)
-        assert (lse.isnan() == faulty.repeat_interleave(case.group, 1)[..., None]).all(), name
-        assert (out.isnan() == lse.isnan()[..., None]).all(), name
-        good = ~lse.isnan()
-        for made, right, bound in zip((out, lse), exact, bounds, strict=True):
-            assert ((made.double() - right).abs() <= bound)[good].all(), name
-        ran += bool(faulty.any())
-    assert ran > 20
+    every, ran = Cache((40, 300), 2, 2, head_dim=72, dtype=kinds[0], value=kinds[1]), 0
+    for case in (every, replace(every, selected=0.9)):
+        inputs, exact, bounds = expected(case)
+        for name, damaged in samples.damage(inputs):
+            faulty = samples.broken_heads(damaged)
+            (out, lse), _ = run(damaged)
+            assert (lse.isnan() == faulty.repeat_interleave(case.group, 1)[..., None]).all(), name
+            assert (out.isnan() == lse.isnan()[..., None]).all(), name
+            good = ~lse.isnan()
+            for made, right, bound in zip((out, lse), exact, bounds, strict=True):
+                assert ((made.double() - right).abs() <= bound)[good].all(), name
+            ran += bool(faulty.any())
+    assert ran > 40
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=str)
@@ -171,3 +174,65 @@ def test_every_head_dim_on_tensor_cores(op):
         if wrong := fault(run(inputs, seed=i)[0], exact, bounds, case.dtype):
             faults.append(f"{case.name}: {wrong}")
     verify.report(faults, ran)
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+@ALWAYS
+def test_a_threshold_drops_v_and_no_more_than_it_says(op, kinds):
+    """V of tokens whose scores lie far below those before them is not read; p < threshold * n of all weight
+    is lost."""
+    case = Cache((700,), 1, 3, dense=1, page=128, dtype=kinds[0], value=kinds[1])
+    inputs = samples.inputs(case)
+    inputs |= {"q": torch.ones_like(inputs["q"]), "scale": 1.0}
+    keys = torch.randn(inputs["k_dense"].shape) / 100
+    keys[-2 - int(inputs["page_table"][0, 1])] += 20 / 64
+    inputs["k_dense"] = keys.to(kinds[1])
+    exact = reference(**inputs)
+    bounds = samples.bound(inputs, *exact)
+    whole, _ = run(inputs, splits=1)
+    assert not fault(whole, exact, bounds, case.dtype)
+    poisoned = inputs["v_dense"].clone()
+    for column in range(2, 6):
+        poisoned[-2 - int(inputs["page_table"][0, column])] = float("nan")
+    (out, lse), _ = run({**inputs, "v_dense": poisoned, "threshold": 1e-6}, splits=1)
+    most = inputs["v_dense"].float().abs().max()
+    assert ((out.double() - exact[0]).abs() <= bounds[0] + 2 * 700e-6 * most).all()
+    assert ((lse.double() - exact[1]).abs() <= bounds[1] + 701e-6).all()
+    poisoned[-2 - int(inputs["page_table"][0, 1])] = float("inf")
+    assert run({**inputs, "v_dense": poisoned, "threshold": 1e-6}, splits=1)[0][0].isposinf().all()
+    keys = inputs["k_dense"].clone()
+    keys[-2 - int(inputs["page_table"][0, 4]), :, 70] = float("nan")  # no score is low that is none
+    assert run({**inputs, "k_dense": keys, "threshold": 1e-6}, splits=1)[0][0].isnan().all()
+
+
+@pytest.mark.parametrize("kinds", KINDS[:3], ids=str)
+@ALWAYS
+def test_thresholds_of_chance(op, kinds):
+    case = Cache((900, 70), 2, 9, 2, page=48, dtype=kinds[0], value=kinds[1], pattern="far", selected=0.8)
+    case = replace(case, scale=0.02)
+    inputs, exact, bounds = expected(case)
+    whole, moved = run(inputs, splits=1)[0], 0
+    for threshold in (1e-9, 1e-4):
+        share, most = threshold * 900, max(inputs[f"v_{k}"].float().abs().max() for k in ("dense", "values"))
+        out, lse = run({**inputs, "threshold": threshold}, splits=1)[0]
+        assert ((out.double() - exact[0]).abs() <= bounds[0] + 2 * share * most).all()
+        assert (
+            (lse.double() - exact[1]).abs()[lse > -torch.inf] <= bounds[1][lse > -torch.inf] + 1.1 * share
+        ).all()
+        moved += not torch.equal(out, whole[0])
+    assert moved
+
+
+@pytest.mark.parametrize("kinds", KINDS[:3], ids=str)
+@ALWAYS
+def test_pages_that_are_not_selected_are_not_read(op, kinds):
+    """Their entries name no page."""
+    case = Cache((300, 90), 2, 3, dtype=kinds[0], value=kinds[1], page=48, selected=0.5)
+    inputs, exact, bounds = expected(case)
+    table = inputs["page_table"].clone()
+    for i, chosen in enumerate(inputs["selected"].flatten(1)):
+        others = torch.ones(table.shape[1], dtype=torch.bool)
+        others[chosen[chosen >= 0].long()] = False
+        assert others.any()
+        table[i, others] = 2**31 - 1
+    assert not fault(run({**inputs, "page_table": table})[0], exact, bounds, case.dtype)

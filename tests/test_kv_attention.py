@@ -192,7 +192,11 @@ def test_broken_invariants(threads):
     before, ran = torch.get_num_threads(), 0
     torch.set_num_threads(threads)
     try:
-        for case in (Cache((40, 70), 2, 2, head_dim=72), Cache((900, 700), 2, 2, value=torch.bfloat16)):
+        for case in (
+            Cache((40, 70), 2, 2, head_dim=72),
+            Cache((900, 700), 2, 2, value=torch.bfloat16),
+            Cache((900, 700), 2, 2, selected=1.0, threshold=1e-30),
+        ):
             for name, damaged in samples.damage(samples.inputs(case)):
                 for isa in usable():
                     with testing.force_isa(isa):
@@ -213,7 +217,8 @@ def test_a_broken_page_is_refused_behind_guard_pages(isa):
 
 
 def test_opcheck():
-    for case in (SMALL, Cache((20,), value=torch.bfloat16), Cache(())):
+    skipping = replace(SMALL, selected=0.5, threshold=0.1)
+    for case in (SMALL, skipping, Cache((20,), value=torch.bfloat16), Cache(())):
         torch.library.opcheck(torch.ops.sparsecore.kv_attention.default, tuple(samples.inputs(case).values()))
 
 
@@ -231,8 +236,8 @@ def test_the_fake_has_the_shape_and_dtype_of_the_result():
 def test_compile_fullgraph():
     torch._dynamo.reset()
     compiled = torch.compile(kv_attention, fullgraph=True, backend="aot_eager", dynamic=True)
-    for lengths in ((40, 25), (70, 3, 9)):
-        inputs = samples.inputs(replace(SMALL, lengths=lengths))
+    for lengths, selected in (((40, 25), None), ((70, 3, 9), None), ((70, 30), 0.5)):
+        inputs = samples.inputs(replace(SMALL, lengths=lengths, selected=selected, threshold=0.1))
         assert all(torch.equal(a, b) for a, b in zip(compiled(**inputs), kv_attention(**inputs), strict=True))
 
 

@@ -99,12 +99,16 @@ SPARSECORE_INLINE bool kv_length_fits(const KvView& c, int64_t sequence) {
   return c.lengths[sequence] >= 0 && c.lengths[sequence] <= c.columns * c.page;
 }
 
+SPARSECORE_INLINE bool kv_is_entry(const KvView& c, int64_t entry) {
+  return entry != kKvNoPage && entry < c.pages && -2 - entry < c.dense_pages;
+}
+
 // What is wrong with tokens [token, token + live) of one page, for one head.
 SPARSECORE_INLINE KvFinding kv_check_page(const KvView& c, int64_t sequence, int64_t head, int64_t token,
                                           int64_t live) {
   const int64_t entry = c.page_table[sequence * c.columns + token / c.page];
   if (entry == kKvNoPage) return {KvFault::no_page, sequence, token, entry};
-  if (entry >= c.pages || -2 - entry >= c.dense_pages) return {KvFault::page, sequence, token, entry};
+  if (!kv_is_entry(c, entry)) return {KvFault::page, sequence, token, entry};
   if (entry < 0) return {};
   const int64_t first = (entry * c.kv_heads + head) * c.page + token % c.page, bytes = 4 * kv_words(c.head_dim);
   for (int64_t t = 0; t < live; ++t) {

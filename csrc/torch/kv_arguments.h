@@ -192,4 +192,23 @@ void kv_attended(Args& a, const Tensor& q, const KvHalves& halves, const Tensor&
   a.q = q.const_data_ptr();
 }
 
+// Sets what is left out: selected, whose entries are left to the caller, and drop.
+template <class Args>
+void kv_skipped(Args& a, const std::optional<Tensor>& selected, double threshold) {
+  SPARSECORE_REQUIRE(threshold >= 0.0 && threshold < 1.0, "threshold: must be in [0 (none), 1), not ", threshold);
+  a.drop = threshold > 0.0 ? static_cast<float>(__builtin_log2(threshold)) : 0.0f;
+  if (!selected) return;
+  check_array(*selected, 3, "selected");
+  check_dtype(*selected, ScalarType::Int, "selected");
+  const int64_t sizes[] = {a.cache.batch, a.cache.kv_heads};
+  for (int64_t i = 0; i < 2; ++i)
+    SPARSECORE_REQUIRE(selected->size(i) == sizes[i], "selected: dimension ", i, " must be ", sizes[i],
+                       " of [batch, kv_heads, count], not ", selected->size(i));
+  SPARSECORE_REQUIRE(selected->size(2) <= a.cache.columns, "selected: must have at most the ", a.cache.columns,
+                     " columns of page_table, not ", selected->size(2));
+  static constexpr int32_t kNothing = kKvNoPage;  // of no elements, which may have no pointer
+  a.selected_pages = selected->size(2);
+  a.selected = selected->numel() > 0 ? static_cast<const int32_t*>(selected->const_data_ptr()) : &kNothing;
+}
+
 }  // namespace sparsecore::binding

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples of kv_attention, which test_kv_attention.py reads; Cache says what one is made of."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -34,6 +35,8 @@ class Cache:
     bias: tuple[int, int, int] = ()  # its leading sizes, 0 for those of q
     slopes: bool = False
     scale: float | None = None
+    selected: float | None = None  # the share of pages that a KV head attends to
+    threshold: float = 0.0
     pattern: str = (
         "uniform"  # "ties": equal keys; "far": scores of some hundred; "shared": sequences share pages
     )
@@ -66,12 +69,31 @@ def every() -> Iterator[Cache]:
         for pattern in ("ties", "far", "shared"):
             yield Cache((200, 200, 33), 2, 3, 1, value=value, pattern=pattern, page=32)
 
+    for i, (share, page) in enumerate(product((0.0, 0.2, 0.6, 1.0), (16, 48, 128))):
+        t, v = types[(5 * i + 1) % 9]
+        kinds = (
+            Cache((300, 0, 5), 2, 1 + i % 4, 1 + i % 3, (40, 64, 128)[i // 3 % 3]),
+            Cache((600,), 3, 2, 2, window=(70, 400)[i // 3 % 2], dense=2),
+            Cache((200, 90), 1, 3, bias=(0, 0, 0), slopes=True, softcap=9.0 * (i // 3 % 2)),
+        )
+        yield replace(kinds[(i + i // 3) % 3], dtype=t, value=v, page=page, selected=share)
+    for i, (threshold, page) in enumerate(product((1e-30, 1e-4, 0.5, 0.99), (16, 64, 256))):
+        t, v = types[(7 * i + 2) % 9]
+        kinds = (
+            Cache((700, 0, 5), 2, 1 + i % 9, 1 + i % 3, (64, 40, 128)[i // 3 % 3], pattern="far"),
+            Cache((900,), 1, 3, window=(0, 600)[i // 3 % 2], selected=(None, 0.5)[i // 6]),
+            Cache((600,), 1, 2, bias=(0, 0, 0), slopes=True, softcap=30.0, pattern="far"),
+        )
+        yield replace(kinds[(i + i // 3) % 3], dtype=t, value=v, page=page, threshold=threshold)
+
 
 CASES = tuple(dict.fromkeys(every()))
 # On CUDA queries of the values' own 16-bit dtype go to tensor cores: three of four.
 CUDA_CASES = tuple(
     dict.fromkeys(
-        replace(c, dtype=c.value) if i % 4 and c.value is not f32 else c for i, c in enumerate(CASES)
+        replace(c, dtype=c.value) if i % 4 and c.value is not f32 else c
+        for i, c in enumerate(CASES)
+        if c.threshold == 0  # blocks are others there
     )
 )
 
@@ -111,6 +133,10 @@ def inputs(case) -> dict:
         sizes = [s or full for s, full in zip(case.bias, (batch, q_heads, case.q_tokens), strict=True)]
         bias = make(*sizes, max(case.lengths) + 3)
         bias[torch.rand(bias.shape, generator=g) < 0.2] = -torch.inf
+    selected = None
+    if case.selected is not None:
+        order = torch.rand(batch, heads, columns, generator=g).argsort(-1)
+        selected = order.masked_fill(torch.rand(order.shape, generator=g) >= case.selected, -1).int()
     return {
         "q": make(batch, q_heads, case.q_tokens, d).to(case.dtype),
         **{name: made[name] for name in POOLS},
@@ -121,6 +147,8 @@ def inputs(case) -> dict:
         "window": case.window,
         "bias": bias,
         "slopes": make(q_heads).abs() / 8 if case.slopes else None,
+        "selected": selected,
+        "threshold": case.threshold,
     }
 
 
@@ -130,7 +158,8 @@ def bound(inputs: dict, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     A score is a sum of at most head_dim products, then scaled, capped, shifted: it is off by at most
     ``e = gamma(head_dim + 4) |scale| |q||k| + 8 u (softcap + |bias| + |slope * distance|)``, and the
     exponential's argument, in powers of 2, by ``4 u`` of it and of the maximum. A weight is then off by
-    ``expm1(2 e')``, and a sum of n of them by ``gamma(n)`` more, merged splits included.
+    ``expm1(2 e')``, and a sum of n of them by ``gamma(n)`` more, merged splits included. A block so close to
+    the threshold may be dropped or not.
     """
     u, q = 2.0**-24, inputs["q"].double()
     gamma = lambda n: n * u / (1 - n * u)
@@ -144,7 +173,9 @@ def bound(inputs: dict, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
             continue
         k = kv_attention.tokens(*pools[:3], inputs["page_table"], i, n).double()
         v = kv_attention.tokens(*pools[3:], inputs["page_table"], i, n).double()
-        s = kv_attention.scores(q[i], k, i, scale, *plain)
+        every = kv_attention.scores(q[i], k, i, scale, *plain)
+        skips = inputs["k_values"].shape[2], None if inputs["selected"] is None else inputs["selected"][i]
+        s = kv_attention.skip(every, *skips, inputs["threshold"])
         size = kv_attention.scores(q[i].abs(), k.abs(), i, abs(scale), 0.0, *plain[1:2], None, None)
         seen = s > -torch.inf
         size, finite = size.masked_fill(~seen, 0), s.masked_fill(~seen, 0).abs()
@@ -156,10 +187,20 @@ def bound(inputs: dict, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         if inputs["bias"] is not None:
             e = e + 8 * u * inputs["bias"].double().nan_to_num(neginf=0).abs().max()
         worst = e.amax(-1)
+        slack = math.exp(min(2 * worst.max().item(), 1.0))
+        most, least = (kv_attention.skip(every, *skips, inputs["threshold"] * x) for x in (1 / slack, slack))
+        torn = (most > -torch.inf) & (least == -torch.inf)
         off = torch.expm1(2 * e + 2 * worst[..., None]) + gamma(n + 40)
         weights = (s - lse[i][..., None].nan_to_num(neginf=0)).exp() * off
         out_bound[i] = weights @ v.abs().repeat_interleave(heads // v.shape[0], 0)
         lse_bound[i] = worst + gamma(n + 40) + 8 * u * lse[i].nan_to_num(neginf=0).abs()
+        if torn.any():
+            weights = 4 * (every - lse[i][..., None].nan_to_num(neginf=0)).exp().masked_fill(~torn, 0)
+            out_bound[i] += (
+                weights @ v.abs().repeat_interleave(heads // v.shape[0], 0)
+                + weights.sum(-1, True) * out[i].abs()
+            )
+            lse_bound[i] += weights.sum(-1)
     info = torch.finfo(inputs["q"].dtype)
     rounding = (out.abs() * info.eps / 2).clamp_min(info.smallest_normal * info.eps)
     return out_bound + rounding * 1.01 + 1e-30, lse_bound + 1e-30
@@ -170,7 +211,9 @@ def native(inputs: dict) -> tuple[dict, dict]:
     arrays = {n: t for n, t in inputs.items() if isinstance(t, Tensor)}
     bits = lambda x: int(torch.tensor(x).view(torch.int32))
     scale = inputs["q"].shape[3] ** -0.5 if inputs["scale"] is None else inputs["scale"]
-    return arrays, {"scale": bits(scale), "softcap": bits(inputs["softcap"]), "window": inputs["window"]}
+    drop = math.log2(inputs["threshold"]) if inputs["threshold"] else 0.0
+    reals = {"scale": bits(scale), "softcap": bits(inputs["softcap"]), "drop": bits(drop)}
+    return arrays, {**reals, "window": inputs["window"]}
 
 
 def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
@@ -182,6 +225,11 @@ def misfits(inputs: dict) -> Iterator[tuple[str, dict]]:
         "window": [-1, -(2**62)],
         "softcap": [-1.0, float("nan")],
         "slopes": [torch.ones(q.shape[1] + 1), torch.ones(q.shape[1]).double(), torch.ones(1, q.shape[1])],
+        "selected": [torch.zeros(len(q), 2, 3), torch.zeros(len(q), 2, 3).long(),
+                     torch.zeros(len(q), 2).int(), torch.zeros(len(q) + 1, 2, 3).int(),
+                     torch.zeros(len(q), 3, 3).int(), strided(torch.zeros(len(q), 2, 3).int()),
+                     torch.zeros(len(q), 2, 99).int()],
+        "threshold": [-0.1, 1.0, float("nan"), 2.0],
         "bias": [torch.zeros(1, 1, 1, 1), torch.zeros(2, 2), torch.zeros(1, 1, 1, 9999).half(),
                  torch.zeros(1, q.shape[1] + 1, 1, 9999)],
     }  # fmt: skip
@@ -211,6 +259,8 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
             wrong = lengths.clone()
             wrong[i] = length
             yield "lengths", {**inputs, "lengths": wrong}
+    if inputs["selected"] is not None:
+        yield from damage_selected(inputs)
     compressed = int(table[table >= 0][0])
     for name, byte, bit in product(("k_bitmask", "v_bitmask"), (0, -1), (1, 128)):
         wrong = inputs[name].clone()
@@ -218,8 +268,18 @@ def damage(inputs: dict) -> Iterator[tuple[str, dict]]:
         yield name, {**inputs, name: wrong}
 
 
+def damage_selected(inputs: dict) -> Iterator[tuple[str, dict]]:
+    """Columns that are none, and one that is named twice."""
+    columns = inputs["page_table"].shape[1]
+    for column, at in product((columns, -2, 2**31 - 1, -(2**31), None), ((0, 0, 0), (-1, -1, -1))):
+        wrong = inputs["selected"].clone()
+        wrong[at] = int(wrong[at[:2]].max()) if column is None else column
+        if column is not None or (wrong[at[:2]] == wrong[at]).sum() > 1:
+            yield "selected", {**inputs, "selected": wrong}
+
+
 def broken_heads(inputs: dict) -> Tensor:
-    """bool ``[batch, kv_heads]``: those that read a page or bits that are none."""
+    """bool ``[batch, kv_heads]``: those that read a page or bits that are none, or have a broken list."""
     table, pages, dense = inputs["page_table"], len(inputs["k_values"]), len(inputs["k_dense"])
     _, heads, page, _ = inputs["k_values"].shape
     faulty = torch.zeros(len(table), heads, dtype=torch.bool)
@@ -232,10 +292,18 @@ def broken_heads(inputs: dict) -> Tensor:
         if not 0 <= n <= table.shape[1] * page:
             faulty[i] = True
             continue
+        listed = torch.ones(heads, table.shape[1], dtype=torch.bool)
+        if inputs["selected"] is not None:
+            for head, columns in enumerate(inputs["selected"][i].tolist()):
+                columns = [c for c in columns if c != -1]
+                there = [c for c in columns if 0 <= c < table.shape[1]]
+                faulty[i, head] |= len(there) < len(columns) or len({*columns}) < len(columns)
+                listed[head] = False
+                listed[head, there] = True
         for first in range(0, n, page):
-            entry = int(table[i, first // page])
+            entry, mine = int(table[i, first // page]), listed[:, first // page]
             if entry == -1 or entry >= pages or -2 - entry >= dense:
-                faulty[i] = True
+                faulty[i] |= mine
             elif entry >= 0:
-                faulty[i] |= wrong[entry, :, : n - first].any(-1)
+                faulty[i] |= mine & wrong[entry, :, : n - first].any(-1)
     return faulty

@@ -6,7 +6,7 @@
 namespace sparsecore::native {
 namespace {
 
-// A bad row is a task that is refused, or a sequence whose length does not fit.
+// A bad row is a task that is refused, a sequence whose length does not fit, or the number of an entry of selected.
 Outcome run(const kv_attention::Kernel& kernel, const Call& call) {
   kv_attention::Args a = attention_args(call);
   const KvView& c = a.cache;
@@ -15,7 +15,10 @@ Outcome run(const kv_attention::Kernel& kernel, const Call& call) {
     if (!kv_length_fits(c, i)) return {{"bad_row", i}, {"intact", 1}};
     longest = std::max<int64_t>(longest, c.lengths[i]);
   }
-  a.splits = (longest + a.split_tokens() - 1) / a.split_tokens();
+  std::vector<int64_t> last_row(static_cast<size_t>(c.columns));
+  const int64_t wrong = kv_attention::find_selected_fault(a, last_row.data());
+  if (wrong >= 0) return {{"bad_row", wrong}, {"intact", 1}};
+  a.splits = (a.listed(longest) + a.split_pages() - 1) / a.split_pages();
   const Fenced partial(a.tasks() * a.queries() * a.stride() * 4, 64), scratch(kernel.scratch_bytes(a), 64);
   a.partial = static_cast<float*>(partial.data());
   const int64_t only = call.integer("row", -1);
@@ -23,7 +26,8 @@ Outcome run(const kv_attention::Kernel& kernel, const Call& call) {
   for (int64_t task = a.tasks(); task-- > 0;)
     if (only < 0 || only == task) {
       const bool good = kernel.run(a, task, scratch.data());
-      if (good != (kv_attention::find_fault(a, task).fault == KvFault::none))
+      const bool sound = kv_attention::find_fault(a, task).fault == KvFault::none;
+      if (a.drop < 0.0f ? !good && sound : good != sound)  // V that is dropped is not looked at
         throw std::logic_error("run and find_fault disagree");
       if (!good) bad = task;
     }
@@ -61,10 +65,20 @@ Sample sample(Random& random) {
   }
   if (random() % 4 == 0)
     fill_small(random, s.add<float>("slopes", Dtype::f32, {heads * group}), Dtype::f32, heads * group);
+  const int64_t count = below(random, columns + 1);
+  if (random() % 4 == 0) {
+    auto* selected = s.add<int32_t>("selected", Dtype::i32, {batch, heads, count});
+    for (int64_t i = 0; i < batch * heads; ++i) {
+      int64_t column = below(random, columns);  // each once: from here on, some left out
+      for (int64_t j = 0; j < count; ++j, column = (column + 1) % columns)
+        selected[i * count + j] = static_cast<int32_t>(random() % 4 == 0 ? -1 : column);
+    }
+  }
   s.add<void>("out", query, {batch, heads * group, q_tokens, d}, true);
   s.add<float>("lse", Dtype::f32, {batch, heads * group, q_tokens}, true);
   s.call.integers = {{"scale", f32_to_bits(0.25f)},
                      {"softcap", f32_to_bits(random() % 4 == 0 ? 3.0f : 0.0f)},
+                     {"drop", f32_to_bits(random() % 4 == 0 ? -0.5f : 0.0f)},
                      {"window", random() % 4 == 0 ? 1 + below(random, 100) : 0}};
   return s;
 }

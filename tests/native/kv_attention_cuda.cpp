@@ -20,7 +20,9 @@ int64_t bad_row(const Call& call) {
     if (kv_length_fits(c, i)) longest = std::max<int64_t>(longest, c.lengths[i]);
     else if (a.q_heads * a.q_tokens == 0 || is_nan(lse, i * a.q_heads * a.q_tokens)) return i;
   }
-  a.splits = (longest + a.split_tokens() - 1) / a.split_tokens();
+  a.splits = (a.listed(longest) + a.split_pages() - 1) / a.split_pages();
+  std::vector<int64_t> last_row(static_cast<size_t>(c.columns));
+  const int64_t listed = kv_attention::find_selected_fault(a, last_row.data());
   for (int64_t head = 0; head < c.batch * c.kv_heads && a.queries() > 0; ++head) {
     const int64_t row = a.row(head / c.kv_heads, head % c.kv_heads, 0);
     bool wrong = false;
@@ -31,6 +33,7 @@ int64_t bad_row(const Call& call) {
     }
     if (wrong != is_nan(lse, row)) throw std::logic_error("of out and lse one is NaN");
     if (!wrong) continue;
+    if (listed >= 0) return listed;
     for (int64_t split = 0; split < a.splits; ++split)
       if (kv_attention::find_fault(a, head * a.splits + split).fault != KvFault::none) return head * a.splits + split;
     return head * a.splits;

@@ -44,6 +44,11 @@ inline kv_attention::Args attention_args(const Call& call) {
     for (int i = 3; i >= 0; step *= bias->shape[i--]) a.bias_strides[i] = i < 3 && bias->shape[i] == 1 ? 0 : step;
   }
   a.slopes = static_cast<const float*>(call.data_or_null("slopes"));
+  if (const Array* selected = call.find("selected")) {
+    a.selected = selected->as<int32_t>();
+    a.selected_pages = selected->shape[2];
+  }
+  a.drop = bits_to_f32(static_cast<uint32_t>(call.integer("drop", 0)));
   a.out = call.array("out").data;
   a.lse = call.array("lse").as<float>();
   return a;

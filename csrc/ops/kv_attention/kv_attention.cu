@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, 3) kv_attention_mma_kernel(Args a) {
   float* const lines = reinterpret_cast<float*>(shared);
   const bool good = mma_warp<Mma, Tiles>(a, item, q, shared + query_bytes(a) + 2 * warp_index() * apart, apart,
                                          lines + warp_index() * kQueries * a.stride());
-  if (block_any(!good)) return refuse(a, item);
+  if (block_any(!good || named_twice(a, item))) return refuse(a, item);
   join_warps(a, item, lines);
 }
 
@@ -44,8 +44,10 @@ __global__ void __launch_bounds__(kThreads, 3) kv_attention_mma_kernel(Args a) {
 __global__ void __launch_bounds__(kThreads) kv_attention_merge_kernel(Args a) {
   __shared__ float lines[kWarps][kMostWords * kLanes];
   __shared__ float wholes[kWarps];
-  const int64_t row = blockIdx.x, heads = row / a.q_tokens, sequence = heads / a.q_heads, head = heads % a.q_heads;
-  const int64_t kv_head = head / a.group(), number = row % a.q_tokens * a.group() + head % a.group();
+  const int row = static_cast<int>(blockIdx.x), q_tokens = static_cast<int>(a.q_tokens), heads = row / q_tokens;
+  const int q_heads = static_cast<int>(a.q_heads), sequence = heads / q_heads, head = heads % q_heads;
+  const int group = static_cast<int>(a.group()), kv_head = head / group;
+  const int number = row % q_tokens * group + head % group;
   const int d = static_cast<int>(a.cache.head_dim), lane = lane_index(), warp = warp_index();
   const Sequence s(a, sequence);
   const int splits = s.used_splits();
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) kv_attention_merge_kernel(Args a) {
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) sum += lines[w][i];
-    store_float(a.out, a.query, row * d + i, bad ? nan() : whole == 0.0f ? 0.0f : sum / whole);
+    store_float(a.out, a.query, static_cast<int64_t>(row) * d + i, bad ? nan() : whole == 0.0f ? 0.0f : sum / whole);
   }
   if (threadIdx.x == 0) a.lse[row] = bad ? nan() : whole == 0.0f ? minus_infinity() : (m + log2f(whole)) * kLn2;
 }
@@ -98,7 +100,8 @@ __global__ void __launch_bounds__(kThreads) kv_attention_merge_kernel(Args a) {
 int64_t device_splits(const Args& a) {
   // Three blocks for each of an H100's SMs, twice.
   const int64_t blocks = a.cache.batch * a.cache.kv_heads * ((a.queries() + kPanel - 1) / kPanel), wanted = 132 * 3 * 2;
-  const int64_t most = (a.cache.columns * a.cache.page + kDeviceSplitTokens - 1) / kDeviceSplitTokens;
+  const int64_t most =
+      (a.listed(a.cache.columns * a.cache.page) * a.cache.page + kDeviceSplitTokens - 1) / kDeviceSplitTokens;
   const int64_t splits = blocks > 0 ? (wanted + blocks - 1) / blocks : 1;
   return most < 1 ? 1 : splits < most ? splits : most;
 }

@@ -10,6 +10,13 @@
 // itself and what came before; with a window of w > 0 its last w tokens, itself among them. Query head h reads KV head
 // h / (q_heads / kv_heads).
 //
+// `selected` leaves of a KV head's pages those in its list, in that order, and what lies in others is not read.
+//
+// With drop < 0 a query drops a block of up to 64 tokens of a page when each of their scores lies below the largest one
+// of the split's blocks before by more than -drop (BLASST, arXiv 2512.12087: there a tile of queries does together).
+// Where all queries of a panel drop a block its V is not read. What lse and out lose is at most 2^drop of the largest
+// weight for each token.
+//
 // Work is cut into splits of kSplitTokens of one sequence and KV head, each with the queries of the whole group, so
 // that a token is decompressed once for up to kPanel of them. A split leaves (m, l, sum) a query; merge adds them in
 // order. Neither depends on the number of threads.
@@ -37,17 +44,24 @@ struct Args {
   const float* bias;  // at bias + sequence, q head, q token, key times their strides; or null
   int64_t bias_strides[4];
   const float* slopes;  // [q_heads] or null
-  int64_t splits;  // of the longest sequence
+  int64_t splits;  // on the CPU: split_pages() each, for all that are listed
   float* partial;  // [batch, kv_heads, splits, queries, stride]: m, l in powers of 2, then head_dim sums
   void* out;  // [batch, q_heads, q_tokens, head_dim] of query
   float* lse;  // [batch, q_heads, q_tokens]
   Dtype query;  // f32, bf16, f16
   int64_t bias_keys;  // on CUDA: positions that bias has numbers for
+  const int32_t* selected;  // [batch, kv_heads, selected_pages]: columns of page_table, each once, or -1; or null: all
+  int64_t selected_pages;  // at most columns
+  float drop;  // log2 of the threshold; 0: nothing is dropped
 
   SPARSECORE_INLINE int64_t group() const { return q_heads / cache.kv_heads; }
   // Queries of a KV head: token i of its head j is number i * group + j.
   SPARSECORE_INLINE int64_t queries() const { return group() * q_tokens; }
-  SPARSECORE_INLINE int64_t split_tokens() const { return (kSplitTokens + cache.page - 1) / cache.page * cache.page; }
+  SPARSECORE_INLINE int64_t split_pages() const { return (kSplitTokens + cache.page - 1) / cache.page; }
+  // Pages to attend to at most where the longest sequence has `longest` tokens.
+  SPARSECORE_INLINE int64_t listed(int64_t longest) const {
+    return selected ? selected_pages : (longest + cache.page - 1) / cache.page;
+  }
   SPARSECORE_INLINE int64_t stride() const { return cache.head_dim + 2; }
   SPARSECORE_INLINE int64_t tasks() const { return cache.batch * cache.kv_heads * splits; }
   // Of query number r of a KV head: its row in q, out and lse.
@@ -62,7 +76,7 @@ struct Kernel {
   // Bytes of working memory that run needs, 64-byte aligned.
   int64_t (*scratch_bytes)(const Args&);
   // Task (sequence * kv_heads + head) * splits + split. Returns whether what it read keeps the format's invariants;
-  // lengths fit their pages.
+  // lengths fit their pages, and selected has been checked.
   bool (*run)(const Args&, int64_t task, void* scratch);
   // Queries of sequence * kv_heads + head: from partial to out and lse.
   void (*merge)(const Args&, int64_t head);
@@ -75,38 +89,69 @@ cpu::KernelTable<Kernel> kernels();
 // device_splits how many serve caches of these shapes. Sequences are cut evenly, but a piece has at least
 // kDeviceSplitTokens, so the answer depends on lengths and shapes alone. Nothing can be refused: a sequence whose length
 // has no pages or no bias, and a KV head of a sequence that meets a page or bits that are none, has NaN as its rows of
-// out and lse, and nothing outside the arrays is read. Reads nothing on the host, allocates nothing, may be captured.
-// Null, or the error's text.
+// out and lse, and nothing outside the arrays is read; so has a KV head whose list names no column, or one twice. Blocks
+// that are dropped are 16 tokens (32 without tensor cores), and what is before one is of the same warp. Reads nothing on
+// the host, allocates nothing, may be captured. Null, or the error's text.
 constexpr int64_t kDeviceSplitTokens = 128;
 int64_t device_splits(const Args&);
 const char* launch(const Args&, void* stream);
 
-// A task's tokens [begin, end): those of its split that some query sees.
-struct Range {
-  int64_t begin, end;
+// Which pages a task attends to: numbers [begin, end) of the list of its sequence and KV head.
+struct Task {
+  int64_t sequence, head, begin, end;
+  int64_t length, seen;  // positions [seen, length) are some query's
+  const int32_t* list;  // or null: number = column
+
+  SPARSECORE_INLINE Task(const Args& a, int64_t task) {
+    const int64_t split = task % a.splits, row = task / a.splits, page = a.cache.page;
+    sequence = row / a.cache.kv_heads;
+    head = row % a.cache.kv_heads;
+    length = a.cache.lengths[sequence];
+    const int64_t before = a.window > 0 ? length - a.q_tokens - a.window + 1 : 0, listed = a.listed(length);
+    seen = before > 0 ? before : 0;
+    list = a.selected ? a.selected + row * a.selected_pages : nullptr;
+    begin = split * a.split_pages();
+    end = begin + a.split_pages() < listed ? begin + a.split_pages() : listed;
+    if (!list && begin < seen / page) begin = seen / page;
+  }
 };
-SPARSECORE_INLINE Range task_range(const Args& a, int64_t task) {
-  const int64_t sequence = task / (a.cache.kv_heads * a.splits), split = task % a.splits;
-  const int64_t length = a.cache.lengths[sequence];
-  int64_t begin = split * a.split_tokens(), end = begin + a.split_tokens();
-  if (end > length) end = length;
-  const int64_t seen = a.window > 0 ? length - a.q_tokens - a.window + 1 : 0;
-  if (begin < seen) begin = seen;
-  return {begin, end > begin ? end : begin};
+
+// Tokens [begin, end) of one page, by position.
+struct Stretch {
+  int64_t column, begin, end;
+};
+SPARSECORE_INLINE Stretch stretch(const Args& a, const Task& task, int64_t number) {
+  const int64_t column = task.list ? task.list[number] : number, page = a.cache.page;
+  if (column < 0) return {0, 0, 0};
+  const int64_t first = column * page, last = first + page;
+  const int64_t begin = first > task.seen ? first : task.seen, end = last < task.length ? last : task.length;
+  return {column, begin, end > begin ? end : begin};
 }
 
 // What is wrong with a task that run refused.
-SPARSECORE_INLINE KvFinding find_fault(const Args& a, int64_t task) {
-  const Range range = task_range(a, task);
-  const int64_t head = task / a.splits % a.cache.kv_heads, sequence = task / a.splits / a.cache.kv_heads;
-  const int64_t page = a.cache.page;
-  for (int64_t first = range.begin, next; first < range.end; first = next) {
-    next = (first / page + 1) * page;
-    const int64_t live = (range.end < next ? range.end : next) - first;
-    const KvFinding found = kv_check_page(a.cache, sequence, head, first, live);
+SPARSECORE_INLINE KvFinding find_fault(const Args& a, int64_t number) {
+  const Task task(a, number);
+  for (int64_t i = task.begin; i < task.end; ++i) {
+    const Stretch s = stretch(a, task, i);
+    if (s.begin == s.end) continue;
+    const KvFinding found = kv_check_page(a.cache, task.sequence, task.head, s.begin, s.end - s.begin);
     if (found.fault != KvFault::none) return found;
   }
   return {};
+}
+
+// Number of the first entry of selected that is no column, or one for the second time, or -1; last_row [columns] is
+// working space.
+SPARSECORE_INLINE int64_t find_selected_fault(const Args& a, int64_t* last_row) {
+  for (int64_t i = 0; i < a.cache.columns; ++i) last_row[i] = -1;
+  const int64_t count = a.selected ? a.cache.batch * a.cache.kv_heads * a.selected_pages : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t column = a.selected[i], row = i / a.selected_pages;
+    if (column == kKvNoPage) continue;
+    if (column < 0 || column >= a.cache.columns || last_row[column] == row) return i;
+    last_row[column] = row;
+  }
+  return -1;
 }
 
 }  // namespace sparsecore::kv_attention

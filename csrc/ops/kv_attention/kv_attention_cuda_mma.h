@@ -75,8 +75,17 @@ SPARSECORE_DEVICE void copy_rows(char* to, const void* from, int elements, int r
   }
 }
 
-// Starts the copies of a unit.
-SPARSECORE_DEVICE void fetch(const KvView& c, const Place& at, const Stage& s, char* stage) {
+// Starts the copies of a unit's values: half 0 is K's, 1 V's.
+SPARSECORE_DEVICE void fetch_values(const KvView& c, const Place& at, const Stage& s, char* stage, int half) {
+  const KvPool& pool = half == 0 ? c.k : c.v;
+  const int elements = static_cast<int>(at.dense ? c.head_dim : pool.keep);
+  const char* const from = static_cast<const char*>(at.dense ? pool.dense : pool.values);
+  copy_rows(stage + s.values[half], from + at.row * elements * 2, elements, s.row[half]);
+}
+
+// Starts the copies of a unit, of its bits and of the values of as many halves.
+SPARSECORE_DEVICE void fetch(const KvView& c, const Place& at, const Stage& s, char* stage, int halves) {
+  if (at.position < 0) return;
   if (!at.dense) {
     const int words = static_cast<int>(kv_words(c.head_dim)), chunks = 4 * words;
     const int64_t bytes = at.row * words * 4;
@@ -86,14 +95,9 @@ SPARSECORE_DEVICE void fetch(const KvView& c, const Place& at, const Stage& s, c
       async_copy<16>(stage + 16 * i, from + bytes + 16 * i);
     }
   }
-  const int d = static_cast<int>(c.head_dim);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const KvPool& pool = half == 0 ? c.k : c.v;
-    const int elements = at.dense ? d : static_cast<int>(pool.keep);
-    const char* const from = static_cast<const char*>(at.dense ? pool.dense : pool.values);
-    copy_rows(stage + s.values[half], from + at.row * elements * 2, elements, s.row[half]);
-  }
+  for (int half = 0; half < 2; ++half)
+    if (half < halves) fetch_values(c, at, s, stage, half);
 }
 
 // A lane's channels of a token: bits, lowest first, and the values that they stand for.
@@ -202,36 +206,34 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
   const int first_position = static_cast<int>(item.length - a.q_tokens);  // of any query
 
   constexpr int kStep = kWarps * kUnit;
-  int first = item.begin / kUnit * kUnit + warp_index() * kUnit;
-  Place at{0, false, true}, next{0, false, true};
-  Column column(c, item.sequence, first);
-  int32_t entry = 0;  // of the unit after this one, asked for in time
-  if (first < item.end) {
-    at = place(c, item.head, column.offset, *column.entry);
-    if (at.good) fetch(c, at, one_of(at.dense, packed, dense), stages);
-  }
-  async_commit();
-  column.advance(kStep);
-  if (first + kStep < item.end) entry = *column.entry;
-  for (int turn = 0; first < item.end; first += kStep, turn ^= 1) {
-    good = good && at.good;
+  const int halves = a.drop < 0.0f ? 1 : 2;  // V comes when a unit is not dropped
+  int ahead = item.begin + warp_index() * kUnit;  // the walk's unit after this one
+  Column column(c, ahead);
+  Look look{kNothing, 0};  // of that unit, asked for in time
+  if (ahead < item.end) look = column.look(a, item, kUnit);
+  Place at{0, kNothing, false}, next = at;
+  for (int turn = 0; ahead < item.end + kStep; ahead += kStep, turn ^= 1, at = next) {
+    good = at.position != kBroken;
     if (!good) break;  // the whole warp
-    if (first + kStep < item.end) {
-      next = place(c, item.head, column.offset, entry);
-      if (next.good) fetch(c, next, one_of(next.dense, packed, dense), stages + (turn ^ 1) * apart);
+    next.position = kNothing;
+    if (ahead < item.end) {
+      next = column.place(c, item, look);
+      fetch(c, next, one_of(next.dense, packed, dense), stages + turn * apart, halves);
       column.advance(kStep);
-      if (first + 2 * kStep < item.end) entry = *column.entry;
+      if (ahead + kStep < item.end) look = column.look(a, item, kUnit);
     }
     async_commit();
+    if (at.position == kNothing) continue;
+    const int first = at.position;
     async_wait<1>();
     warp_sync();
-    const char* const stage = stages + turn * apart;
+    char* const stage = stages + (turn ^ 1) * apart;
     const Stage s = one_of(at.dense, packed, dense);
     const int keep_k = at.dense ? d : static_cast<int>(c.k.keep), keep_v = at.dense ? d : static_cast<int>(c.v.keep);
 
     // Where the lane's channels begin: those of K in tokens g, g + 8; of V in 2 t, 2 t + 1, 2 t + 8, 2 t + 9. Counts are
     // 16 bits each in a register.
-    const int from = item.begin - first, to = item.end - first;  // of the unit's tokens those that count
+    const int from = item.seen - first, to = item.length - first;  // of the unit's tokens those that count
     const bool whole = from <= 0 && to >= kUnit;
     const auto inside = [&](int token) { return token >= from && token < to; };
     const uint32_t* const k_bits = reinterpret_cast<const uint32_t*>(stage);
@@ -336,6 +338,27 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
 #pragma unroll
       for (int i = 0; i < 4; ++i) w[i] = score(a, item, query[i % 2], scores.c[i], first + g + i / 2 * 8);
     }
+    if (a.drop < 0.0f) {
+      bool needed = false;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float limit = m[i] + a.drop;  // NaN is not dropped
+        const bool high = query[i].live && !(w[i] < limit && w[i + 2] < limit);
+        const bool here = (warp_ballot(high) & 0x11111111u << t) != 0;
+        if (!here) w[i] = w[i + 2] = minus_infinity();
+        needed |= here;
+      }
+      if (!warp_any(needed)) {
+        warp_sync();
+        continue;
+      }
+      const Column here(c, first);  // by position, so that a row need not stay in registers
+      const Look entry{first, c.page_table[item.sequence * c.columns + here.number]};
+      fetch_values(c, here.place(c, item, entry), s, stage, 1);
+      async_commit();
+      async_wait<0>();
+      warp_sync();
+    }
     if (warp_any(w[0] > m[0] || w[2] > m[0] || w[1] > m[1] || w[3] > m[1])) {  // rarely, but in the first units
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -384,7 +407,6 @@ SPARSECORE_DEVICE bool mma_warp(const Args& a, const Item& item, const uint2* q,
       mma<Mma>(sums[j], channels, rest);
     }
     warp_sync();  // before the stage is written again
-    at = next;
   }
   async_wait<0>();
   block_sync();  // all stages are read: lines lie there

@@ -42,7 +42,7 @@ SPARSECORE_DEVICE float channel(const KvView& c, const KvPool& pool, const Place
 
 // A warp's tokens in shared memory: the row of each, twice, and whether its page is dense.
 SPARSECORE_DEVICE int64_t folded(const Place& at) { return at.row * 2 + at.dense; }
-SPARSECORE_DEVICE Place unfolded(int64_t place) { return {place >> 1, (place & 1) != 0, true}; }
+SPARSECORE_DEVICE Place unfolded(int64_t place) { return {place >> 1, 0, (place & 1) != 0}; }
 
 // Queries to shared memory, by the block.
 SPARSECORE_DEVICE void load_queries(const Args& a, const Item& item, float* q) {
@@ -67,26 +67,26 @@ SPARSECORE_DEVICE bool plain_warp(const Args& a, const Item& item, const float* 
 #pragma unroll
     for (int w = 0; w < kMostWords; ++w) sums[r][w] = 0.0f;
   }
-  for (int first = item.begin / kLanes * kLanes + warp_index() * kLanes; first < item.end; first += kThreads) {
-    const int token = first + lane;
-    const bool inside = token >= item.begin && token < item.end;
-    Place mine{0, false, true};
-    if (inside) {
-      const Column column(c, item.sequence, token);
-      mine = place(c, item.head, column.offset, *column.entry);
-      mine.good = mine.good && token_holds(c, c.k, mine) && token_holds(c, c.v, mine);
+  for (int first = item.begin + warp_index() * kLanes; first < item.end; first += kThreads) {
+    Place mine{0, kNothing, false};
+    if (first + lane < item.end) {
+      const Column column(c, first + lane);
+      mine = column.place(c, item, column.look(a, item, 1));
     }
-    if (warp_any(!mine.good)) return false;
-    places[lane] = folded(mine);
+    const bool inside = mine.position >= 0;
+    const bool holds = inside ? token_holds(c, c.k, mine) && token_holds(c, c.v, mine) : mine.position == kNothing;
+    if (warp_any(!holds)) return false;
+    const unsigned tokens = warp_ballot(inside);
+    if (tokens == 0) continue;
+    const int begin = __ffs(static_cast<int>(tokens)) - 1, end = kLanes - __clz(static_cast<int>(tokens));
+    const int64_t one = warp_shuffle(folded(mine), begin);
+    places[lane] = inside ? folded(mine) : one;
     warp_sync();
-    const int begin = first < item.begin ? item.begin - first : 0;
-    const int end = item.end - first < kLanes ? item.end - first : kLanes;
     for (int four = begin / 4 * 4; four < end; four += 4) {
       Place at[4];
       int before[4] = {};
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        at[i] = unfolded(places[four + i < begin ? begin : four + i < end ? four + i : end - 1]);
+      for (int i = 0; i < 4; ++i) at[i] = unfolded(places[four + i]);
       float products[kQueries][4] = {};
       for (int w = 0; w < words; ++w) {
         float k[4];
@@ -120,10 +120,17 @@ SPARSECORE_DEVICE bool plain_warp(const Args& a, const Item& item, const float* 
       }
     }
     warp_sync();
+    bool needed = false;
 #pragma unroll
     for (int r = 0; r < kQueries; ++r) {
       if (r >= live) break;
-      const float s = inside ? score(a, item, Query(a, item, r), scores[r * kLanes + lane], token) : minus_infinity();
+      const float s =
+          inside ? score(a, item, Query(a, item, r), scores[r * kLanes + lane], mine.position) : minus_infinity();
+      if (a.drop < 0.0f && !warp_any(inside && !(s < m[r] + a.drop))) {  // NaN is not dropped
+        scores[r * kLanes + lane] = 0.0f;
+        continue;
+      }
+      needed = true;
       float top = s, shift;
 #pragma unroll
       for (int step = kLanes / 2; step > 0; step /= 2) {
@@ -136,8 +143,10 @@ SPARSECORE_DEVICE bool plain_warp(const Args& a, const Item& item, const float* 
       for (int w = 0; w < kMostWords; ++w) sums[r][w] *= kept;
       scores[r * kLanes + lane] = weight;
     }
+    if (!needed) continue;
     warp_sync();
     for (int i = begin; i < end; ++i) {
+      if ((tokens >> i & 1) == 0) continue;
       const Place at = unfolded(places[i]);
       int before = 0;
 #pragma unroll
@@ -174,7 +183,7 @@ SPARSECORE_DEVICE void plain_split(const Args& a, const Item& item, float* share
   load_queries(a, item, shared);
   block_sync();
   const bool good = plain_warp(a, item, shared, places, lines + warp_index() * kQueries * a.stride());
-  if (block_any(!good)) return refuse(a, item);
+  if (block_any(!good || named_twice(a, item))) return refuse(a, item);
   join_warps(a, item, lines);
 }
 

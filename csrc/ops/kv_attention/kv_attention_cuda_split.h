@@ -26,9 +26,10 @@ constexpr float kLog2e = 0x1.715476p0f, kLn2 = 0x1.62e43p-1f;
 SPARSECORE_DEVICE float minus_infinity() { return __uint_as_float(0xff800000u); }
 SPARSECORE_DEVICE float nan() { return __uint_as_float(0x7fffffffu); }
 
-// A sequence's tokens [first, length) of which some query sees those from `seen` on, and how many a split has.
+// A sequence's pages end to end, or those of a KV head's list: tokens [first, last) of that walk are cut into splits.
+// Queries see positions [seen, length).
 struct Sequence {
-  int length, seen, first;
+  int length, seen, first, last;
   int64_t per_split;
   bool good;
 
@@ -38,73 +39,113 @@ struct Sequence {
     const int64_t whole = length;  // whatever it is
     const int64_t before = a.window > 0 && a.window < whole ? whole - a.q_tokens - a.window + 1 : 0;
     seen = before > 0 ? static_cast<int>(before) : 0;
-    first = seen / kUnit * kUnit;
-    const int64_t units = (whole - first + kUnit - 1) / kUnit;
+    first = a.selected ? 0 : seen / kUnit * kUnit;
+    last = a.selected ? static_cast<int>(a.selected_pages * a.cache.page) : length;
+    const int64_t units = (static_cast<int64_t>(last) - first + kUnit - 1) / kUnit;
     per_split = (units + a.splits - 1) / a.splits * kUnit;
     if (per_split < kDeviceSplitTokens) per_split = kDeviceSplitTokens;
   }
   SPARSECORE_DEVICE int used_splits() const {
-    return good ? static_cast<int>((length - first + per_split - 1) / per_split) : 0;
+    return good ? static_cast<int>((last - first + per_split - 1) / per_split) : 0;
   }
 };
 
 // What a block does.
 struct Item {
-  int64_t sequence, head;
-  int length, begin, end;  // tokens [begin, end) of the sequence
+  int sequence, head;
+  int length, seen, begin, end;  // tokens [begin, end) of the walk
   int window;              // 0: none
   int queries;             // of the panel
-  int64_t first_query;     // of the KV head's
+  int first_query;         // of the KV head's
   float* partial;          // of the first of them
   bool good;
 
   SPARSECORE_DEVICE explicit Item(const Args& a) {
-    const int64_t panels = (a.queries() + kPanel - 1) / kPanel;
-    int64_t number = blockIdx.x;
-    first_query = number % panels * kPanel;
-    number /= panels;
-    const int64_t split = number % a.splits;
-    head = number / a.splits % a.cache.kv_heads;
-    sequence = number / a.splits / a.cache.kv_heads;
+    // A grid has fewer than 2^31 blocks.
+    const unsigned panels = static_cast<unsigned>((a.queries() + kPanel - 1) / kPanel);
+    const unsigned splits = static_cast<unsigned>(a.splits), heads = static_cast<unsigned>(a.cache.kv_heads);
+    const unsigned number = blockIdx.x / panels, row = number / splits;
+    first_query = static_cast<int>(blockIdx.x % panels) * kQueries;
+    const int64_t split = number % splits;
+    head = static_cast<int>(row % heads);
+    sequence = static_cast<int>(row / heads);
     const int64_t left = a.queries() - first_query;
     queries = static_cast<int>(left < kPanel ? left : kPanel);
     partial = a.partial + (number * a.queries() + first_query) * a.stride();
     const Sequence s(a, sequence);
     good = s.good;
     length = s.length;
+    seen = s.seen;
     window = a.window < length ? static_cast<int>(a.window) : 0;
     const int64_t from = s.first + split * s.per_split, to = from + s.per_split;
-    begin = from > length ? length : from < s.seen ? s.seen : static_cast<int>(from);
-    end = to > length ? length : static_cast<int>(to);
+    begin = from > s.last ? s.last : static_cast<int>(from);
+    end = to > s.last ? s.last : static_cast<int>(to);
   }
 };
+
+// The list of a KV head's columns. Not kept: tensor cores' kernel has no registers left.
+SPARSECORE_DEVICE const int32_t* columns_of(const Args& a, const Item& item) {
+  return a.selected + (item.sequence * a.cache.kv_heads + item.head) * a.selected_pages;
+}
+
+// Positions where nothing is to be read, and of pages that are none.
+constexpr int kNothing = -1, kBroken = -2;
 
 // Where a token lies: its row among all tokens of its pool.
 struct Place {
   int64_t row;
-  bool dense, good;
+  int position;
+  bool dense;
 };
-SPARSECORE_DEVICE Place place(const KvView& c, int64_t head, int offset, int32_t entry) {
-  const bool dense = entry < 0;
-  const int64_t page = dense ? -2 - static_cast<int64_t>(entry) : entry;
-  return {(page * c.kv_heads + head) * c.page + offset, dense,
-          entry != kKvNoPage && page < (dense ? c.dense_pages : c.pages)};
-}
 
-// A walk through a sequence's tokens: a column of its page table and the token's place in that page.
+// A token's position and its page's entry.
+struct Look {
+  int position;
+  int32_t entry;
+};
+
+// A walk: the number of a page and the token's place in that page.
 struct Column {
-  const int32_t* entry;
-  int offset, page;
+  int number, offset, page;
 
-  SPARSECORE_DEVICE Column(const KvView& c, int64_t sequence, int token) {
+  SPARSECORE_DEVICE Column(const KvView& c, int token) {
     page = static_cast<int>(c.page);
-    entry = c.page_table + sequence * c.columns + token / page;
+    number = token / page;
     offset = token % page;
   }
   SPARSECORE_DEVICE void advance(int tokens) {
-    for (offset += tokens; offset >= page; offset -= page) ++entry;
+    for (offset += tokens; offset >= page; offset -= page) ++number;
+  }
+  // At `tokens` tokens of one page.
+  SPARSECORE_DEVICE Look look(const Args& a, const Item& item, int tokens) const {
+    const int column = a.selected ? columns_of(a, item)[number] : number;
+    if (column == kKvNoPage) return {kNothing, 0};
+    if (column < 0 || column >= a.cache.columns) return {kBroken, 0};
+    const int position = column * page + offset;
+    if (position >= item.length || position + tokens <= item.seen) return {kNothing, 0};
+    return {position, a.cache.page_table[item.sequence * a.cache.columns + column]};
+  }
+  SPARSECORE_DEVICE Place place(const KvView& c, const Item& item, const Look& at) const {
+    const bool dense = at.entry < 0;
+    const int64_t index = dense ? -2 - static_cast<int64_t>(at.entry) : at.entry;
+    return {(index * c.kv_heads + item.head) * c.page + offset,
+            at.position < 0 || kv_is_entry(c, at.entry) ? at.position : kBroken, dense};
   }
 };
+
+// Whether the thread knows of a page of the block's that its list names once more later.
+SPARSECORE_DEVICE bool named_twice(const Args& a, const Item& item) {
+  if (!a.selected) return false;
+  const int32_t* const list = columns_of(a, item);
+  const int page = static_cast<int>(a.cache.page), begin = item.begin / page, end = (item.end - 1) / page + 1;
+  const int count = static_cast<int>(a.selected_pages);
+  bool twice = false;
+  for (int j = begin + 1 + static_cast<int>(threadIdx.x); j < count; j += kThreads) {
+    const int column = list[j];
+    for (int i = begin; i < end && i < j; ++i) twice |= column != kKvNoPage && list[i] == column;
+  }
+  return twice;
+}
 
 struct Query {
   int position;
@@ -114,8 +155,8 @@ struct Query {
 
   SPARSECORE_DEVICE Query(const Args& a, const Item& item, int r) {
     live = r < item.queries;
-    const int64_t number = item.first_query + (live ? r : 0), token = number / a.group(),
-                  head = item.head * a.group() + number % a.group();
+    const int number = item.first_query + (live ? r : 0), group = static_cast<int>(a.group()), token = number / group,
+              head = item.head * group + number % group;
     position = static_cast<int>(item.length - a.q_tokens + token);
     bias = nullptr;
     if (a.bias)
@@ -126,8 +167,7 @@ struct Query {
 
 // The score of q . k = product at a token, in powers of 2; -infinity where the query does not see it.
 SPARSECORE_DEVICE float score(const Args& a, const Item& item, const Query& q, float product, int token) {
-  const bool seen = q.live && token >= item.begin && token < item.end && token <= q.position &&
-                    (item.window == 0 || token > q.position - item.window);
+  const bool seen = q.live && token <= q.position && (item.window == 0 || token > q.position - item.window);
   float s = product * (a.scale * kLog2e);
   if (a.softcap > 0.0f) {  // tanh x = 1 - 2 / (exp 2x + 1), whose error is a few ulp of the bound
     const float bound = a.softcap * kLog2e;

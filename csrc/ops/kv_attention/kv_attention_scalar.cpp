@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_attention in plain loops: one query of one split at a time, all its scores, then their softmax, then the sums.
+// kv_attention in plain loops: one query at a time, a block's scores, then their softmax, then the sums.
 #include "ops/kv_attention/kv_attention_softmax.h"
 
 namespace sparsecore::kv_attention {
@@ -13,7 +13,7 @@ struct Place {
 SPARSECORE_INLINE Place place(const Args& a, int64_t sequence, int64_t head, int64_t position) {
   const KvView& c = a.cache;
   const int64_t entry = c.page_table[sequence * c.columns + position / c.page];
-  if (entry == kKvNoPage || entry >= c.pages || -2 - entry >= c.dense_pages) return {-1, false};
+  if (!kv_is_entry(c, entry)) return {-1, false};
   const int64_t page = entry < 0 ? -2 - entry : entry;
   return {(page * c.kv_heads + head) * c.page + position % c.page, entry < 0};
 }
@@ -34,22 +34,21 @@ SPARSECORE_INLINE bool each(const KvView& c, const KvPool& pool, const Place& at
   return true;
 }
 
-int64_t scratch_bytes(const Args& a) { return (a.split_tokens() + kBlock) * 4; }
+int64_t scratch_bytes(const Args&) { return kBlock * 4; }
 
-bool run(const Args& a, int64_t task, void* memory) {
+bool run(const Args& a, int64_t number, void* memory) {
   const KvView& c = a.cache;
-  const int64_t head = task / a.splits % c.kv_heads, sequence = task / a.splits / c.kv_heads, d = c.head_dim;
-  const Range range = task_range(a, task);
+  const Task task(a, number);
+  const int64_t sequence = task.sequence, head = task.head, d = c.head_dim;
   float* const scores = static_cast<float*>(memory);
   for (int64_t r = 0; r < a.queries(); ++r) {
-    float* const out = a.partial + (task * a.queries() + r) * a.stride();
+    float* const out = a.partial + (number * a.queries() + r) * a.stride();
     for (int64_t i = 0; i < a.stride(); ++i) out[i] = 0.0f;
     float m = -infinity();
     alignas(64) float l[kLanes] = {};
     const int64_t row = a.row(sequence, head, r) * d;
-    for (int64_t block = range.begin / kBlock * kBlock; block < range.end; block += kBlock) {
-      const int64_t begin = range.begin > block ? range.begin : block;
-      const int64_t end = range.end < block + kBlock ? range.end : block + kBlock;
+    // Not inline: compiles in a third of the time.
+    const auto attend = [&](int64_t block, int64_t begin, int64_t end) __attribute__((noinline)) {
       for (int64_t t = begin; t < end; ++t) {
         const Place at = place(a, sequence, head, t);
         float sum = 0.0f;
@@ -59,13 +58,24 @@ bool run(const Args& a, int64_t task, void* memory) {
       }
       Query query = query_of(a, sequence, head, r);
       see(a, query, block, begin - block, end - block);
-      const float kept = softmax(a, query, block, scores, m, l);
+      bool dropped;
+      const float kept = softmax(a, query, block, scores, m, l, dropped);
+      if (dropped) return true;
       for (int64_t i = 0; i < d; ++i) out[2 + i] *= kept;
       for (int64_t t = begin; t < end; ++t) {
         const float weight = scores[t - block];
         const auto add = [&](int64_t i, float v) { out[2 + i] += v * weight; };
         if (!each(c, c.v, place(a, sequence, head, t), add)) return false;
       }
+      return true;
+    };
+    for (int64_t i = task.begin; i < task.end; ++i) {
+      const Stretch s = stretch(a, task, i);
+      if (s.begin == s.end) continue;
+      const int64_t first = s.column * c.page;
+      for (int64_t block = first + (s.begin - first) / kBlock * kBlock; block < s.end; block += kBlock)
+        if (!attend(block, s.begin > block ? s.begin : block, s.end < block + kBlock ? s.end : block + kBlock))
+          return false;
     }
     out[0] = m;
     out[1] = total(l);

@@ -258,13 +258,13 @@ SPARSECORE_INLINE const void* readable(const void* values, int64_t element, int6
   return copy;
 }
 
-bool run(const Args& a, int64_t task, void* memory) {
+bool run(const Args& a, int64_t number, void* memory) {
   const KvView& c = a.cache;
-  const int64_t head = task / a.splits % c.kv_heads, sequence = task / a.splits / c.kv_heads;
+  const Task task(a, number);
+  const int64_t sequence = task.sequence, head = task.head;
   const int64_t queries = a.queries(), d = c.head_dim, words = kv_words(d), columns = 32 * words;
-  const Range range = task_range(a, task);
-  float* const partial = a.partial + task * queries * a.stride();
-  if (range.begin == range.end) {
+  float* const partial = a.partial + number * queries * a.stride();
+  if (task.begin >= task.end) {
     for (int64_t r = 0; r < queries; ++r) partial[r * a.stride()] = -infinity(), partial[r * a.stride() + 1] = 0.0f;
     return true;
   }
@@ -299,58 +299,67 @@ bool run(const Args& a, int64_t task, void* memory) {
   }
   const int64_t element = dtype_bytes(c.value);
   int64_t faults = 0;
-  const int64_t first_page = range.begin / c.page * c.page;
-  for (int64_t block = first_page + (range.begin - first_page) / kBlock * kBlock; block < range.end;) {
-    const int64_t column = block / c.page, slot = block % c.page;
-    int64_t end = (column + 1) * c.page < block + kBlock ? (column + 1) * c.page : block + kBlock;
-    const int64_t next = end;
-    if (end > range.end) end = range.end;
-    const int64_t begin = range.begin > block ? range.begin - block : 0;
-    const int64_t entry = c.page_table[sequence * c.columns + column];
-    if (entry == kKvNoPage || entry >= c.pages || -2 - entry >= c.dense_pages) return false;
+  const auto row_of = [&](int64_t entry) { return ((entry < 0 ? -2 - entry : entry) * c.kv_heads + head) * c.page; };
+  for (int64_t i = task.begin; i < task.end; ++i) {
+    const Stretch page = stretch(a, task, i);
+    if (page.begin == page.end) continue;
+    const int32_t* const table = c.page_table + sequence * c.columns;
+    const int64_t entry = table[page.column], first = page.column * c.page, rows = row_of(entry);
+    if (!kv_is_entry(c, entry)) return false;
     const bool dense = entry < 0;
-    const int64_t token = ((dense ? -2 - entry : entry) * c.kv_heads + head) * c.page + slot;
-    int64_t after = token;  // of the next block, if it is of the same pool
-    if (next < range.end) {
-      const int64_t then = c.page_table[sequence * c.columns + next / c.page];
-      if (dense == (then < 0) && then < c.pages && -2 - then < c.dense_pages)
-        after = ((dense ? -2 - then : then) * c.kv_heads + head) * c.page + next % c.page;
+    int64_t following = -1;  // where the next page begins, if it is of the same pool
+    if (i + 1 < task.end) {
+      const Stretch then = stretch(a, task, i + 1);
+      const int64_t other = then.begin < then.end ? table[then.column] : kKvNoPage;
+      if (dense == (other < 0) && kv_is_entry(c, other)) following = row_of(other);
     }
-    const auto run_of = [&](const KvPool& pool) {
-      const int64_t keep = dense ? d : pool.keep, tokens = (dense ? c.dense_pages : c.pages) * c.kv_heads * c.page;
-      const void* const values = dense ? pool.dense : pool.values;
-      return Run{dense ? live : pool.bitmask + token * 4 * words,
-                 dense ? 0 : 4 * words,
-                 readable(values, element, keep, d, token * keep, begin, end - block, tokens * keep, s.stage),
-                 keep,
-                 d,
-                 begin,
-                 end - block,
-                 dense ? live : pool.bitmask + after * 4 * words,
-                 static_cast<const char*>(values) + after * keep * element};
-    };
-    for (int64_t panel = 0; panel < s.panels; ++panel) {
-      const int64_t r0 = panel * s.each, here = queries - r0 < s.each ? queries - r0 : s.each;
-      const int64_t kind = panel_kind(here), width = panel_width(kind);
-      faults |= layout.loops.scores[dense][kind](run_of(c.k), s.q + panel * s.panel_floats, s.lines, s.scores);
-      for (int64_t h = 0; h < width; ++h) {
-        float* const row = s.scores + h * kBlock;
-        const int64_t at = panel * kPanel + h;
-        Query query{};
-        if (h < here) {
-          query = query_of(a, sequence, head, r0 + h);
-          see(a, query, block, begin, end - block);
+    for (int64_t block = first + (page.begin - first) / kBlock * kBlock; block < page.end; block += kBlock) {
+      const int64_t begin = page.begin > block ? page.begin - block : 0;
+      const int64_t end = page.end - block < kBlock ? page.end - block : kBlock;
+      const int64_t token = rows + block - first;
+      const int64_t after = block + kBlock < page.end ? token + kBlock : following >= 0 ? following : token;
+      const auto run_of = [&](const KvPool& pool) {
+        const int64_t keep = dense ? d : pool.keep, tokens = (dense ? c.dense_pages : c.pages) * c.kv_heads * c.page;
+        const void* const values = dense ? pool.dense : pool.values;
+        return Run{dense ? live : pool.bitmask + token * 4 * words,
+                   dense ? 0 : 4 * words,
+                   readable(values, element, keep, d, token * keep, begin, end, tokens * keep, s.stage),
+                   keep,
+                   d,
+                   begin,
+                   end,
+                   dense ? live : pool.bitmask + after * 4 * words,
+                   static_cast<const char*>(values) + after * keep * element};
+      };
+      bool v_read = false;
+      for (int64_t panel = 0; panel < s.panels; ++panel) {
+        const int64_t r0 = panel * s.each, here = queries - r0 < s.each ? queries - r0 : s.each;
+        const int64_t kind = panel_kind(here), width = panel_width(kind);
+        faults |= layout.loops.scores[dense][kind](run_of(c.k), s.q + panel * s.panel_floats, s.lines, s.scores);
+        bool all_drop = true;
+        for (int64_t h = 0; h < width; ++h) {
+          float* const row = s.scores + h * kBlock;
+          const int64_t at = panel * kPanel + h;
+          Query query{};
+          if (h < here) {
+            query = query_of(a, sequence, head, r0 + h);
+            see(a, query, block, begin, end);
+          }
+          bool dropped;
+          s.kept[h] = softmax(a, query, block, row, s.m[at], s.l + at * kLanes, dropped);
+          all_drop &= dropped || h >= here;
         }
-        s.kept[h] = softmax(a, query, block, row, s.m[at], s.l + at * kLanes);
+        if (all_drop) continue;
+        v_read = true;
+        faults |= layout.loops.add_values[dense][kind](run_of(c.v), s.scores, s.kept, s.sums + panel * s.panel_floats);
       }
-      faults |= layout.loops.add_values[dense][kind](run_of(c.v), s.scores, s.kept, s.sums + panel * s.panel_floats);
+      if (!dense && kv_padding(d) != 0)
+        for (int64_t t = begin; t < end; ++t) {
+          uint32_t last = kv_word(c.k.bitmask + (token + t) * 4 * words, words - 1);
+          if (v_read) last |= kv_word(c.v.bitmask + (token + t) * 4 * words, words - 1);
+          faults |= last & kv_padding(d);
+        }
     }
-    if (!dense && kv_padding(d) != 0)
-      for (int64_t t = begin; t < end - block; ++t)
-        faults |= (kv_word(c.k.bitmask + (token + t) * 4 * words, words - 1) |
-                   kv_word(c.v.bitmask + (token + t) * 4 * words, words - 1)) &
-                  kv_padding(d);
-    block = next;
   }
   for (int64_t panel = 0; panel < s.panels; ++panel) {
     const int64_t r0 = panel * s.each, here = queries - r0 < s.each ? queries - r0 : s.each;

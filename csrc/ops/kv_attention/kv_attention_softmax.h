@@ -87,8 +87,9 @@ SPARSECORE_INLINE void cap(Lanes& s, float bound) {
 }
 
 // Turns scores s[0..kBlock) into weights 2^(s - m), 0 outside [q.begin, q.end), with the running maximum m and the
-// running sums l[0..kLanes), which are added at the end. Returns what earlier sums are to be multiplied by.
-inline float softmax(const Args& a, const Query& q, int64_t first, float* s, float& m, float* l) {
+// running sums l[0..kLanes), which are added at the end. Returns what earlier sums are to be multiplied by, and whether
+// the block is dropped: its weights are 0.
+inline float softmax(const Args& a, const Query& q, int64_t first, float* s, float& m, float* l, bool& dropped) {
   constexpr LanesI kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   constexpr int kRegisters = static_cast<int>(kBlock / kLanes);
   Lanes v[kRegisters], top = Lanes{} + m;
@@ -110,6 +111,19 @@ inline float softmax(const Args& a, const Query& q, int64_t first, float* s, flo
                  ? v[i]
                  : Lanes{} - infinity();
     top = v[i] > top ? v[i] : top;
+  }
+  dropped = false;
+  if (a.drop < 0.0f) {
+    const float limit = m + a.drop;
+    Lanes high{};  // 1 where a score is not lower, NaN among them
+#pragma GCC unroll 4
+    for (int i = 0; i < kRegisters; ++i) high = v[i] < limit ? high : Lanes{} + 1.0f;
+    largest(high);
+    if (high[0] == 0.0f) {
+      dropped = true;
+      std::memset(s, 0, kBlock * sizeof(float));
+      return 1.0f;
+    }
   }
   largest(top);
   const Lanes shift = top == -infinity() ? Lanes{} : top;

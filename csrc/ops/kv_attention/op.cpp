@@ -31,29 +31,45 @@ using namespace binding;
   }
 }
 
+void check_selected(const Args& a) {
+  if (!a.selected) return;
+  std::vector<int64_t> last_row(static_cast<size_t>(a.cache.columns));
+  const int64_t wrong = find_selected_fault(a, last_row.data());
+  if (wrong < 0) return;
+  const int64_t column = a.selected[wrong], row = wrong / a.selected_pages;
+  const int64_t sequence = row / a.cache.kv_heads, head = row % a.cache.kv_heads;
+  if (column >= 0 && column < a.cache.columns)
+    throw_message("selected: sequence ", sequence, ", KV head ", head, " has ", column, " twice");
+  throw_message("selected: sequence ", sequence, ", KV head ", head, " has ", column, ", outside the columns [0, ",
+                a.cache.columns, ") of page_table");
+}
+
 std::tuple<Tensor, Tensor> kv_attention(const Tensor& q, const Tensor& k_bitmask, const Tensor& k_values,
                                         const Tensor& k_dense, const Tensor& v_bitmask, const Tensor& v_values,
                                         const Tensor& v_dense, const Tensor& page_table, const Tensor& lengths,
                                         std::optional<double> scale, double softcap, int64_t window,
-                                        const std::optional<Tensor>& bias, const std::optional<Tensor>& slopes) {
+                                        const std::optional<Tensor>& bias, const std::optional<Tensor>& slopes,
+                                        const std::optional<Tensor>& selected, double threshold) {
   Args a{};
   kv_attended(a, q, {{k_bitmask, k_values, k_dense}, {v_bitmask, v_values, v_dense}}, page_table, lengths, scale,
               softcap, window, bias, slopes);
+  kv_skipped(a, selected, threshold);
   const KvView& c = a.cache;
   int64_t longest = 0, tokens = 0;
   for (int64_t i = 0; i < c.batch; ++i) {
     SPARSECORE_REQUIRE(kv_length_fits(c, i), "lengths: sequence ", i, " has ", c.lengths[i], " tokens, outside [0, ",
                        c.columns * c.page, "] that page_table has pages for");
     longest = std::max<int64_t>(longest, c.lengths[i]);
-    tokens += c.lengths[i];
+    tokens += a.selected ? std::min<int64_t>(c.lengths[i], a.selected_pages * c.page) : c.lengths[i];
   }
+  check_selected(a);
   SPARSECORE_REQUIRE(!bias || a.bias_keys >= longest, "bias: must have a number for each of ", longest, " keys, not ",
                      a.bias_keys);
   const Tensor out = empty_like_dtype(q, {c.batch, a.q_heads, a.q_tokens, c.head_dim});
   const Tensor lse = empty(Dtype::f32, {c.batch, a.q_heads, a.q_tokens});
   a.out = out.mutable_data_ptr();
   a.lse = static_cast<float*>(lse.mutable_data_ptr());
-  a.splits = (longest + a.split_tokens() - 1) / a.split_tokens();
+  a.splits = (a.listed(longest) + a.split_pages() - 1) / a.split_pages();
 
   const Kernel& kernel = cpu::choose(kernels());
   note_kernel(kernel.name);
@@ -81,7 +97,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sparsecore, m) {
   m.def(
       "kv_attention(Tensor q, Tensor k_bitmask, Tensor k_values, Tensor k_dense, Tensor v_bitmask, Tensor v_values, "
       "Tensor v_dense, Tensor page_table, Tensor lengths, float? scale=None, float softcap=0.0, int window=0, "
-      "Tensor? bias=None, Tensor? slopes=None) -> (Tensor out, Tensor lse)");
+      "Tensor? bias=None, Tensor? slopes=None, Tensor? selected=None, float threshold=0.0) -> (Tensor out, Tensor "
+      "lse)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparsecore, CPU, m) { m.impl("kv_attention", TORCH_BOX(&kv_attention)); }

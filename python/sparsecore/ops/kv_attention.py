@@ -25,6 +25,8 @@ def kv_attention(
     window: int = 0,
     bias: Tensor | None = None,
     slopes: Tensor | None = None,
+    selected: Tensor | None = None,
+    threshold: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """softmax(q K^T) V over the pages of every sequence, as if K and V were decompressed.
 
@@ -47,6 +49,18 @@ def kv_attention(
         window: when above 0, tokens that a query sees, itself among them.
         bias: float32 ``[batch or 1, q_heads or 1, q_tokens or 1, keys]``, any strides, added to scores.
         slopes: float32 ``[q_heads]``; ``slope * (position of query - position of key)`` is taken off (ALiBi).
+        selected: int32 ``[batch, kv_heads, count]``, count <= columns: the columns of page_table that the
+            queries of a KV head attend to, in any order, each once; -1 is none. Other pages are not read; of
+            these a query still sees what a length, a window and its own position let it see. ``quest`` and
+            Double Sparsity (2408.07092) find columns.
+        threshold: in [0, 1), 0 for none. A query drops a block when each of its scores is lower than the
+            largest one before it by more than ``-log(threshold)``, and a block that no query needs has its V
+            not read: BLASST (2512.12087). A block is up to 64 tokens of a page; before it are other blocks of
+            the same 512 tokens, in the order of `selected`, so nothing depends on the number of threads. Each
+            token dropped has less than `threshold` times the weight of the heaviest, so n of them have less
+            than ``p = threshold * n`` of all weight: out moves by at most ``2 p max|v|``, and lse falls by at
+            most ``-log(1 - p)``. What lies in a V that is not read is not checked. On CUDA a block is 16 or
+            32 tokens, and before it are others of the same warp.
 
     Returns:
         out ``[batch, q_heads, q_tokens, head_dim]`` of q's dtype and lse float32 ``[batch, q_heads,
@@ -54,13 +68,14 @@ def kv_attention(
 
     Raises:
         RuntimeError: naming the argument, for wrong dtypes, shapes or devices, for lengths beyond the pages,
-            entries that name no page, and tokens whose bits are not ``keep`` channels. CUDA, which waits for
-            nothing, gives NaN for what lies in the arrays: for a sequence whose length has no pages, or more
-            keys than bias, and for a KV head of one that meets such an entry or token.
+            entries that name no page, tokens whose bits are not ``keep`` channels, and selected columns that
+            are none or named twice. CUDA, which waits for nothing, gives NaN for what lies in the arrays: for
+            a sequence whose length has no pages, or more keys than bias, and for a KV head of one that meets
+            such an entry, token or column.
     """
     return torch.ops.sparsecore.kv_attention(
         q, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths,
-        scale, softcap, window, bias, slopes,
+        scale, softcap, window, bias, slopes, selected, threshold,
     )  # fmt: skip
 
 
@@ -96,6 +111,31 @@ def scores(
     return s.masked_fill(~seen, -torch.inf)
 
 
+def skip(s: Tensor, page: int, selected: Tensor | None, threshold: float) -> Tensor:
+    """`scores` of one sequence, -inf also in pages that selected ``[kv_heads, count]`` leaves out, and in
+    blocks that are dropped."""
+    if selected is None and threshold == 0:
+        return s
+    length, result = s.shape[2], torch.full_like(s, -torch.inf)
+    lists = torch.arange(-(-length // page))[None] if selected is None else selected
+    group, split = s.shape[0] // len(lists), -(-512 // page)
+    for heads, columns in zip(range(0, s.shape[0], group), lists.tolist(), strict=True):
+        for i, column in enumerate(columns):
+            if i % split == 0:
+                top = torch.full((group, s.shape[1]), -torch.inf, dtype=s.dtype)
+            for first in range(column * page, min((column + 1) * page, length), 64) if column >= 0 else ():
+                block = (
+                    slice(heads, heads + group),
+                    slice(None),
+                    slice(first, min(first + 64, (column + 1) * page)),
+                )
+                most = s[block].amax(-1)
+                dropped = most < top + math.log(threshold) if threshold else torch.zeros_like(most).bool()
+                result[block] = s[block].masked_fill(dropped[..., None], -torch.inf)
+                top = top.maximum(most)
+    return result
+
+
 def reference(
     q: Tensor,
     k_bitmask: Tensor,
@@ -111,6 +151,8 @@ def reference(
     window: int = 0,
     bias: Tensor | None = None,
     slopes: Tensor | None = None,
+    selected: Tensor | None = None,
+    threshold: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The same in float64."""
     out, lse = torch.zeros(q.shape, dtype=torch.float64), torch.full(q.shape[:3], -torch.inf).double()
@@ -120,6 +162,7 @@ def reference(
         v = tokens(v_bitmask, v_values, v_dense, page_table, i, length).double()
         if length:
             s = scores(q[i].double(), k, i, scale, softcap, window, bias, slopes)
+            s = skip(s, k_values.shape[2], None if selected is None else selected[i], threshold)
             lse[i] = s.logsumexp(-1)
             weights = (s - lse[i][..., None]).exp().masked_fill(lse[i][..., None] == -math.inf, 0)
             out[i] = weights @ v.repeat_interleave(q.shape[1] // v.shape[0], 0)
@@ -129,10 +172,11 @@ def reference(
 @torch.library.register_fake("sparsecore::kv_attention")
 def _(
     q, k_bitmask, k_values, k_dense, v_bitmask, v_values, v_dense, page_table, lengths,
-    scale=None, softcap=0.0, window=0, bias=None, slopes=None,
+    scale=None, softcap=0.0, window=0, bias=None, slopes=None, selected=None, threshold=0.0,
 ):  # fmt: skip
     same_device(
         q=q, k_bitmask=k_bitmask, k_values=k_values, k_dense=k_dense, v_bitmask=v_bitmask, v_values=v_values,
         v_dense=v_dense, page_table=page_table, lengths=lengths, bias=bias, slopes=slopes,
+        selected=selected,
     )  # fmt: skip
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
