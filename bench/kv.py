@@ -6,7 +6,7 @@ float16. Ours reads bfloat16 pages of 64 tokens, pruned by magnitude; at 0 % the
 the last sparsity: `pages 25%` reads a random quarter of each KV head's pages, `drop 40%` all of K, but by a
 threshold no V of 40 % of the tokens; its keys are shorter in some pages than in others. Everyone is checked
 against float64 on the keys and values that it was given, less what skips leave out, and they take turns, call
-by call.
+by call. `pack` compresses a page of K and V; a token's part of that is given as a share of attending to all.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def cell(shape: Shape, batch: int, tokens: int, options: argparse.Namespace) -> 
     make = lambda *sizes: torch.randn(*sizes, generator=g)
     q = 3 * make(batch, heads * group, 1, d).bfloat16().float()
     k, v = make(batch, heads, tokens, d), make(batch, heads, tokens, d)
-    calls: dict[str, Callable[[], Tensor]] = {}
+    calls: dict[str, Callable[[], object]] = {}
     facts: dict[str, record.Record] = {}
     for (name, dtype), (how, function) in itertools.product(
         FLOATS.items(), (("sdpa", scaled_dot_product_attention), ("grouped", grouped))
@@ -111,6 +111,13 @@ def cell(shape: Shape, batch: int, tokens: int, options: argparse.Namespace) -> 
         who = f"ours {sparsity:.0%}"
         calls[who] = lambda given=given: kv_attention(*given)[0]
         facts[who] = {"bytes": nbytes, "error": error(calls[who](), q, kept_k, kept_v, torch.bfloat16)}
+        keep = given[2].shape[-1]
+        if keep:
+            fresh = [x[:, :, :PAGE].bfloat16() for x in (k, v)]
+            calls[f"pack {sparsity:.0%}"] = lambda fresh=fresh, keep=keep: [
+                kv_compress(x, keep) for x in fresh
+            ]
+            facts[f"pack {sparsity:.0%}"] = {"bytes": tensor_bytes(*fresh), "error": 0.0, "of": who}
     for share in options.pages:
         selected, *left = chosen(kept_k, kept_v, share, g)
         who = f"ours {sparsity:.0%} pages {share:.0%}"
@@ -147,8 +154,9 @@ def is_ours(r: record.Record) -> bool:
 
 
 def show(console: Console, records: list[record.Record]) -> None:
-    dense = min((r["us"] for r in records if not is_ours(r) and r["us"]), default=None)
+    dense = min((r["us"] for r in records if not is_ours(r) and "of" not in r and r["us"]), default=None)
     first = records[0]
+    steps = {r["contender"]: r["us"] for r in records}
     size = f"{first['kv_heads']} x {first['group']} heads of {first['head_dim']}"
     table = Table("who", "us", "p10", "GB/s", "times dense", title=f"{size}, batch {first['batch']},"
                   f" {first['tokens']} tokens, {first['threads']} thread(s)")  # fmt: skip
@@ -159,7 +167,11 @@ def show(console: Console, records: list[record.Record]) -> None:
             f"{us:.0f}" if us else "WRONG",
             f"{r['p10']:.0f}",
             f"{r['bytes'] / us / 1e3:.1f}" if us else "",
-            f"{dense / us:.2f}x" if us and dense and is_ours(r) else "",
+            f"{us / PAGE / steps[r['of']]:.1%} a token"
+            if "of" in r and steps[r["of"]]
+            else f"{dense / us:.2f}x"
+            if us and dense and is_ours(r)
+            else "",
             style="bold" if is_ours(r) else "",
         )
     console.print(table)
