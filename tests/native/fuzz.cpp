@@ -76,14 +76,19 @@ std::string contents(const Call& call) {
   return bytes;
 }
 
-// Runs v on the call with poisoned outputs, those that are changed in place as they were `before`; returns them joined.
-Result run(const Variant& v, const Call& call, const std::string& before) {
+// Poisons outputs; those that are changed in place are as they were `before`.
+void reset(const Call& call, const std::string& before) {
   const char* from = before.data();
   for (const Array& a : call.arrays) {
     const size_t bytes = static_cast<size_t>(a.bytes());
     if (a.in_place) std::memcpy(a.data, std::exchange(from, from + bytes), bytes);
     else if (a.output) std::memset(a.data, kPoison, bytes);
   }
+}
+
+// Runs v on the call; returns its outputs joined.
+Result run(const Variant& v, const Call& call, const std::string& before) {
+  reset(call, before);
   Result result;
   result.outcome = v.run(call);
   for (const Array& a : call.arrays)
@@ -140,7 +145,9 @@ int64_t rounds(const std::string& op, int64_t iterations, uint64_t seed) {
     const Variant* who = scalar;
     for (const Variant* v : usable) {
       if (wrong) break;
-      if ((v->cuda && i % kEmulated != 0) || (v->takes && !v->takes(call))) continue;
+      if (v->cuda && i % kEmulated != 0) continue;
+      reset(call, before);
+      if (v->takes && !v->takes(call)) continue;
       who = v;
       const auto actual = run(*v, call, before);
       const int64_t bad = bad_row(actual.outcome);

@@ -188,7 +188,7 @@ struct Variant {
   std::function<Outcome(const Call&)> run;
   std::function<Sample(Random&)> sample;  // a valid call of any shape, for fuzz.cpp
   bool cuda = false;                      // isa says nothing then
-  std::function<bool(const Call&)> takes = nullptr;  // whether it has the call's dtypes; null: it has all
+  std::function<bool(const Call&)> takes = nullptr;  // whether it answers such a call; null: every one
 };
 inline const char* isa_name(const Variant& v) { return v.cuda ? "cuda" : cpu::isa_name(v.isa); }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv_append_op.h"
+#include "ops/kv_append/kv_append_shared.h"
 
 namespace sparsecore::native {
 namespace {
@@ -14,8 +15,17 @@ Outcome run(const Call& call) {
   return {{"bad_row", bad}, {"intact", 1}};
 }
 
+// Whether each page is one column's: what others hold afterwards is not said.
+bool apart(const Call& call) {
+  const kv_append::Args a = append_args(call);
+  for (int64_t s = 0; s < a.batch; ++s)
+    if (kv_append::find_fault(a, s).fault != kv_append::Fault::none) return true;
+  int64_t compressed = 0;
+  return kv_append::find_shared(a, compressed).kind == kv_append::Shared::none;
+}
+
 const bool registered = [] {
-  variants().push_back({"kv_append", "kv_append_cuda", cpu::Isa::scalar, run, nullptr, true});
+  variants().push_back({"kv_append", "kv_append_cuda", cpu::Isa::scalar, run, nullptr, true, apart});
   return true;
 }();
 
