@@ -7,7 +7,7 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 FUZZ ?= 1000
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup build demo test pytest lint format sanitize bench bench-quick device wheel wheel-check new-op clean
+.PHONY: help setup setup-build build demo test pytest lint format sanitize bench bench-quick device wheel wheel-check new-op clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -46,9 +46,9 @@ device: ## on a CUDA machine, offline: every CUDA kernel on the GPU, sanitizers,
 	@echo '== device'
 	@$(PYTHON) tools/device.py $(ARGS)
 
-wheel: setup ## one wheel for every Python, in dist/
-	@echo '== wheel'
+wheel: setup-build ## one wheel for every Python, in dist/
 	@$(PYTHON) tools/setup.py wheel
+	@echo '== wheel'
 	@rm -rf dist build/unrepaired
 	@$(PIP) wheel --no-build-isolation --no-deps -w build/unrepaired .
 	@auditwheel repair --exclude libtorch_cpu.so --exclude libtorch_cuda.so -w dist build/unrepaired/*.whl >build/auditwheel.log 2>&1 || \
@@ -65,11 +65,13 @@ new-op: setup ## NAME=<op>: a working op to write over
 clean: ## everything that was built; .venv stays
 	rm -rf build dist
 
-setup:
+setup-build: # what compiling needs
 	@$(PYTHON) tools/setup.py test
+	@mkdir -p build
+
+setup: setup-build
 	@$(PYTHON) tools/setup.py --try test-all
 	@$(PYTHON) tools/setup.py --try sass
-	@mkdir -p build
 
 build: setup ## compile, and install for development into .venv
 	@echo '== build'
