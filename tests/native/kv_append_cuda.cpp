@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv_append_op.h"
-#include "ops/kv_append/kv_append_shared.h"
+#include "kv_append_shared.h"
 
 namespace sparsecore::native {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/kv_append/kv_append_shared.h"
+#include "ops/kv_append/kv_append.h"
 
 #include "torch/kv_append_arguments.h"
 #include "torch/parallel.h"
@@ -30,23 +30,45 @@ constexpr int64_t kCompressWork = 16;
   }
 }
 
+// A column before `column` that has its dense page and tokens there still, or -1.
+int64_t column_that_loses(const Args& a, int64_t sequence, int64_t column) {
+  for (int64_t c = 0; c < column; ++c) {
+    const bool left = c + a.recent <= column && a.targets[sequence * a.columns + c] >= 0;
+    if (a.entry(sequence, c) == a.entry(sequence, column) && !left) return c;
+  }
+  return -1;
+}
+
 // Checks every sequence; returns how many pages are compressed.
 int64_t check_tables(const Args& a) {
-  for (int64_t s = 0; s < a.batch; ++s)
-    if (const Finding found = find_fault(a, s); found.fault != Fault::none) raise(a, s, found);
+  std::vector<std::pair<int64_t, int64_t>> changed;  // (entry of a page that is written, sequence)
   int64_t compressed = 0;
-  const Shared found = find_shared(a, compressed);
-  switch (found.kind) {
-    case Shared::none: return compressed;
-    case Shared::columns:
-      throw_message("page_table: columns ", found.first, " and ", found.second, " of sequence ", found.sequence,
-                    " name dense page ", found.page, ", and column ", found.first,
-                    " is not compressed before it is written again");
-    case Shared::dense:
-      throw_message("page_table: sequences ", found.first, " and ", found.second, " both change dense page ",
-                    found.page);
-    default: throw_message("targets: sequences ", found.first, " and ", found.second, " both name page ", found.page);
+  for (int64_t s = 0; s < a.batch; ++s) {
+    const Finding found = find_fault(a, s);
+    if (found.fault != Fault::none) raise(a, s, found);
+    const Columns columns = columns_of(a, s);
+    for (int64_t column = columns.begin; column < columns.end; ++column) {
+      changed.emplace_back(a.entry(s, column), s);
+      const int64_t loser = column < columns.fresh ? -1 : column_that_loses(a, s, column);
+      SPARSECORE_REQUIRE(loser < 0, "page_table: columns ", loser, " and ", column, " of sequence ", s,
+                         " name dense page ", -2 - a.entry(s, column), ", and column ", loser,
+                         " is not compressed before it is written again");
+      const int64_t old = column < columns.fresh ? -1 : a.leaving(s, column);
+      if (old < 0) continue;
+      ++compressed;
+      changed.emplace_back(a.entry(s, old), s);
+      changed.emplace_back(a.targets[s * a.columns + old], s);
+    }
   }
+  std::sort(changed.begin(), changed.end());
+  for (size_t i = 1; i < changed.size(); ++i) {
+    const auto& [entry, s] = changed[i - 1];
+    const auto& [same, other] = changed[i];
+    if (entry != same || (entry < 0 && s == other)) continue;  // a ring's page may change twice
+    SPARSECORE_REQUIRE(entry < 0, "targets: sequences ", s, " and ", other, " both name page ", entry);
+    throw_message("page_table: sequences ", s, " and ", other, " both change dense page ", -2 - entry);
+  }
+  return compressed;
 }
 
 void kv_append(const Tensor& k, const Tensor& v, const Tensor& k_bitmask, const Tensor& k_values, const Tensor& k_dense,
